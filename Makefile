@@ -1,0 +1,51 @@
+# Everything a newcomer needs: `make run` and `make test` set themselves up from a clean clone.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+UV := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV=.venv $(BIN)/uv
+UV_VERSION := 0.13.9
+
+.PHONY: run test check format bench lock setup clean
+
+run: setup
+	@exec $(BIN)/sauda up $(ARGS)
+
+test: setup
+	$(BIN)/pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m sauda check
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m tests.bench $(ARGS)
+
+# The lock holds names, versions and hashes, and no download addresses: any index or mirror that pip is set up
+# with serves it, and every file is checked against its hash.
+lock: $(BIN)/uv
+	$(UV) lock $(ARGS)
+	sed -i -E 's#url = "[a-z]+://[^"]*/([^/"]+)"#filename = "\1"#; s#registry = "[^"]+"#registry = "index"#' uv.lock
+
+setup: .venv/.installed
+
+.venv/.installed: uv.lock pyproject.toml $(BIN)/uv
+	@echo "Installing locked dependencies into .venv (first time only) ..."
+	@$(UV) export --quiet --frozen --no-emit-project --output-file .venv/requirements.txt > /dev/null
+	@$(UV) pip install --quiet --require-hashes --requirement .venv/requirements.txt
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Sauda needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+clean:
+	rm -rf .venv
