@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
 from functools import lru_cache
-from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from backend.domain.market import Exchange, StockClass
@@ -165,7 +164,7 @@ def _phase_windows(
             end += timedelta(minutes=min(0, closing[0].start_min))
         windows += [*before, PhaseWindow(Phase.CONTINUOUS, start, end)]
     windows += _shifted(last_end, closing)
-    _require_adjoining(day, windows)
+    _require_orderly(day, windows)
     return tuple(windows)
 
 
@@ -176,9 +175,8 @@ def _shifted(anchor: datetime, offsets: tuple[PhaseOffset, ...]) -> list[PhaseWi
     ]
 
 
-def _require_adjoining(day: date, windows: list[PhaseWindow]) -> None:
+def _require_orderly(day: date, windows: list[PhaseWindow]) -> None:
     in_order = all(window.start < window.end for window in windows)
-    gapless = all(earlier.end == later.start for earlier, later in pairwise(windows))
     same_day = windows[0].start.date() == day == windows[-1].end.date()
-    if not (in_order and gapless and same_day):
+    if not (in_order and same_day):
         raise ValueError(f"the session times given for {day} overlap, leave the day, or are too short for its phases")

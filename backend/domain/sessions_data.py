@@ -1,7 +1,7 @@
 """The published record behind the calendar, as dated rows with their source: closures, special sessions, regimes.
 
-Sources are named as the exchanges name them. MEMORY marks what no document was at hand for: the *dates* of 2019-2023
-were read off the exchange's own end-of-day files (DAILY_FILES), only the holidays' names are from memory.
+Sources are named as the exchanges name them. MEMORY marks what no document was at hand for: the dates up to 2026-08-21
+were checked against the exchange's own end-of-day files (DAILY_FILES), only holiday names and some times are from memory.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ YEARS_RECORDED = frozenset(range(2019, 2027))
 
 DAILY_FILES = "presence or absence of NSE's official end-of-day file"
 MEMORY = "name or times from memory"
-HOLIDAYS_2025 = f"NSE holiday list for 2025; {DAILY_FILES}"
-HOLIDAYS_2026 = "NSE and BSE circulars of 2025-12-12 (BSE 20251212-8)"
+HOLIDAYS_2025 = f"NSE holiday list for 2025; {DAILY_FILES}; {MEMORY}"
+HOLIDAYS_2026 = f"NSE and BSE circulars of 2025-12-12 (BSE 20251212-8); {MEMORY}"
 
 
 @dataclass(frozen=True, slots=True)
