@@ -1,7 +1,7 @@
 """The published record behind the calendar, as dated rows with their source: closures, special sessions, regimes.
 
 Sources are named as the exchanges name them. MEMORY marks what no document was at hand for: the dates up to 2026-08-21
-were checked against the exchange's own end-of-day files (DAILY_FILES), only holiday names and some times are from memory.
+were checked against the exchange's end-of-day files (DAILY_FILES); holiday names and some times are from memory.
 """
 
 from dataclasses import dataclass
