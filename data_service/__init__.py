@@ -1,0 +1,1 @@
+"""Serves market data: instruments, bars, quotes and the market's clock, as of any instant."""

@@ -1,0 +1,17 @@
+"""Replaces a file in one step, so that a crash leaves the old content or the new and never a half."""
+
+import os
+from pathlib import Path
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside `path`, flush to disk, rename over it. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""Where bars and quotes come from: one Protocol, one module per source."""

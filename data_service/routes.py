@@ -1,0 +1,188 @@
+"""The HTTP surface: validates, refuses to look ahead, and answers from one consistent view of the market."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import version
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query, Response
+
+from contracts.common import Environment, Health, Instant, Problem
+from contracts.market import (
+    BarsReply,
+    BarsRequest,
+    ClockReply,
+    InstrumentsReply,
+    Interval,
+    Quote,
+    QuotesReply,
+    QuotesRequest,
+)
+from data_service.adjust import adjusted
+from data_service.bars import INTERVAL_S, Bars
+from data_service.encode import bars_reply
+from data_service.errors import RequestError
+from data_service.providers.base import MarketView, Missing, Provider
+from data_service.sessions import IST, floor_s, ist_date
+
+BARS_PER_REQUEST_MAX = 2_000_000
+SESSION_S = 22_500
+REAL_CLOCK_TOLERANCE = timedelta(seconds=60)
+"""How far other machines' clocks may run ahead of this one's; the simulated clock is one for all."""
+
+AS_OF_MIN = datetime(1990, 1, 1, tzinfo=UTC)
+
+PROBLEMS: dict[int | str, dict[str, object]] = {
+    422: {"model": Problem, "description": "The request cannot be answered as asked; `code` says why."},
+    503: {"model": Problem, "description": "The store is damaged."},
+}
+
+BARS_EXAMPLE = {
+    "symbols": ["RELIANCE", "TCS"],
+    "interval": "1d",
+    "from": "2023-01-01",
+    "through": "2023-12-31",
+    "as_of": "2024-01-01T09:14:00+05:30",
+    "adjusted": True,
+}
+QUOTES_EXAMPLE = {"symbols": ["RELIANCE", "TCS"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What the routes answer from. `now` is the market's clock, `trouble` what /health should say, if anything."""
+
+    environment: Environment
+    provider: Provider
+    now: Callable[[], datetime]
+    speed: float
+    trouble: Callable[[], str]
+
+
+def _checked(market: Market, as_of: datetime | None) -> datetime:
+    """The instant to answer for, in IST. Raises RequestError where it lies in the market's future."""
+    now = market.now()
+    tolerance = timedelta() if market.environment is Environment.SIMULATED else REAL_CLOCK_TOLERANCE
+    if as_of is None:
+        return now.astimezone(IST)
+    if as_of < AS_OF_MIN:
+        raise RequestError("as_of_too_early", f"as_of must not be before {AS_OF_MIN.isoformat()}.")
+    if as_of > now + tolerance:
+        raise RequestError("as_of_in_future", f"as_of {as_of.isoformat()} is after the market's now {now.isoformat()}.")
+    return as_of.astimezone(IST)
+
+
+def _within_limit(view: MarketView, request: BarsRequest, as_of: datetime) -> None:
+    """Raises RequestError where the answer could hold more than BARS_PER_REQUEST_MAX bars."""
+    days = view.days(floor_s(as_of))
+    first, last = max(request.from_, days[0] if days else date.max), min(request.through, ist_date(as_of))
+    sessions = max(int(np.busday_count(first, last)) + 1, 1) if first <= last else 1
+    per_session = SESSION_S // INTERVAL_S.get(request.interval, SESSION_S)
+    bars = len(request.symbols) * sessions * per_session
+    if bars > BARS_PER_REQUEST_MAX:
+        raise RequestError(
+            "too_many_bars", f"Up to {bars} bars are asked for, {BARS_PER_REQUEST_MAX} are allowed: ask in parts."
+        )
+
+
+def router(market: Market) -> APIRouter:
+    """The routes, bound to one market."""
+    routes = APIRouter(prefix="/v1", tags=["market"])
+
+    @routes.get("/instruments", operation_id="list_instruments", responses=PROBLEMS)
+    def list_instruments(
+        as_of: Annotated[Instant | None, Query(description="The market's present where it is left out.")] = None,
+    ) -> InstrumentsReply:
+        """All shares known at `as_of`, with their tick size and band of then."""
+        instant = _checked(market, as_of)
+        instruments = market.provider.view().instruments(floor_s(instant))
+        return InstrumentsReply(environment=market.environment, as_of=instant, instruments=instruments)
+
+    @routes.post(
+        "/bars",
+        operation_id="get_bars",
+        responses={**PROBLEMS, 200: {"model": BarsReply}},
+        openapi_extra=_example(BARS_EXAMPLE),
+    )
+    def get_bars(request: BarsRequest) -> Response:
+        """Bars as columns. Only bars that had ended by `as_of`, adjusted by what was known by then."""
+        as_of = _checked(market, request.as_of)
+        view = market.provider.view()
+        _within_limit(view, request, as_of)
+        series, missing = _series(view, request, as_of)
+        content = bars_reply(
+            environment=market.environment,
+            as_of=as_of,
+            provider=market.provider.name,
+            interval=request.interval,
+            adjusted=request.adjusted,
+            series=series,
+            missing=missing,
+        )
+        return Response(content, media_type="application/json")
+
+    @routes.post("/quotes", operation_id="get_quotes", responses=PROBLEMS, openapi_extra=_example(QUOTES_EXAMPLE))
+    def get_quotes(request: QuotesRequest) -> QuotesReply:
+        """The market in each symbol as it stood at `as_of`."""
+        as_of = _checked(market, request.as_of)
+        view, as_of_s = market.provider.view(), floor_s(as_of)
+        answers = {symbol: view.quote(symbol, as_of_s) for symbol in request.symbols}
+        return QuotesReply(
+            environment=market.environment,
+            as_of=as_of,
+            quotes={symbol: answer for symbol, answer in answers.items() if isinstance(answer, Quote)},
+            missing={symbol: answer.reason for symbol, answer in answers.items() if isinstance(answer, Missing)},
+        )
+
+    @routes.get("/clock", operation_id="get_clock", responses=PROBLEMS)
+    def get_clock() -> ClockReply:
+        """The market's present, and the days the store can answer for."""
+        now = market.now().astimezone(IST)
+        days = market.provider.view().days(floor_s(now))
+        return ClockReply(
+            environment=market.environment,
+            now=now,
+            speed=market.speed,
+            data_from=days[0] if days else None,
+            data_through=days[1] if days else None,
+        )
+
+    return routes
+
+
+def health_router(market: Market) -> APIRouter:
+    """GET /health."""
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/health", operation_id="get_health")
+    def get_health() -> Health:
+        """Whether the service answers, and what it would like somebody to do."""
+        return Health(
+            status="ok",
+            service="data_service",
+            version=version("sauda"),
+            environment=market.environment,
+            detail=market.trouble(),
+        )
+
+    return routes
+
+
+def _example(example: Mapping[str, object]) -> dict[str, object]:
+    return {"requestBody": {"content": {"application/json": {"example": example}}}}
+
+
+def _series(view: MarketView, request: BarsRequest, as_of: datetime) -> tuple[dict[str, Bars], dict[str, str]]:
+    """The bars per symbol, and why there are none for the others."""
+    as_of_s, today = floor_s(as_of), ist_date(as_of)
+    series: dict[str, Bars] = {}
+    missing: dict[str, str] = {}
+    for symbol in request.symbols:
+        found = view.bars(symbol, Interval(request.interval), request.from_, request.through, as_of_s)
+        if isinstance(found, Missing):
+            missing[symbol] = found.reason
+        else:
+            series[symbol] = adjusted(found, view.factors(symbol), today) if request.adjusted else found
+    return series, missing

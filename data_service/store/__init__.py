@@ -1,0 +1,1 @@
+"""Keeps imported bars on disk, exactly and atomically."""
