@@ -1,0 +1,1 @@
+"""Turns files of bars and split factors into checked columns."""

@@ -1,0 +1,45 @@
+"""Imports one file into the store: all of it, or, on request, its good rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from contracts.market import Interval
+from data_service.imports.checked import read_checked
+from data_service.imports.source import BadRow
+from data_service.sessions import Sessions
+from data_service.store.parquet_store import BarStore, Upserted
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of one file. `imported` is False where bad rows kept all of it out."""
+
+    kind: str
+    interval: Interval | None
+    imported: bool
+    counts: Upserted
+    bad: list[BadRow]
+    notes: list[str]
+
+
+def import_file(
+    store: BarStore,
+    sessions: Sessions,
+    path: Path,
+    *,
+    kind: str | None = None,
+    interval: Interval | None = None,
+    skip_bad_rows: bool = False,
+) -> Imported:
+    """Read, check and store one file; with any bad row nothing is stored unless `skip_bad_rows`.
+
+    Raises ImportRefusedError (unreadable or unknown file), StoreError (damaged store), OSError.
+    """
+    checked = read_checked(path, sessions, kind=kind, interval=interval)
+    if checked.bad and not skip_bad_rows:
+        return Imported(checked.kind, checked.interval, False, Upserted(), checked.bad, checked.notes)
+    if checked.interval is None:
+        counts = store.upsert_factors(checked.rows)
+    else:
+        counts = store.upsert_bars(checked.interval, checked.rows)
+    return Imported(checked.kind, checked.interval, True, counts, checked.bad, checked.notes)

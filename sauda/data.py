@@ -1,0 +1,122 @@
+"""`sauda data`: brings bars into the store and says what is in it; works on the files, no service need run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from contracts.market import Interval
+from data_service.config import Settings
+from data_service.errors import DataServiceError
+from data_service.imports.formats import FACTORS, KINDS
+from data_service.imports.load import Imported, import_file
+from data_service.sessions import Sessions, load_sessions
+from data_service.store.parquet_store import BarStore
+
+BAD_ROWS_SHOWN_MAX = 20
+
+app = typer.Typer(help="Import recorded bars and see what is stored.", no_args_is_help=True)
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="The data folder; DATA_DIR or ./data where it is left out.")
+]
+
+
+def _store(data_dir: Path | None) -> BarStore:
+    settings = Settings(data_dir=data_dir) if data_dir else Settings()
+    return BarStore(settings.recorded_dir)
+
+
+def _kind(value: str | None) -> str | None:
+    if value is not None and value not in KINDS:
+        raise typer.BadParameter(f"one of {', '.join(KINDS)}")
+    return value
+
+
+def _summary(name: str, result: Imported) -> list[str]:
+    what = f"{result.kind}{f' {result.interval}' if result.interval else ''}"
+    counts = result.counts
+    lines: list[str] = []
+    if result.imported:
+        left_out = f", {len(result.bad)} bad rows left out" if result.bad else ""
+        lines.append(
+            f"{name} ({what}): {counts.new} new, {counts.changed} changed, {counts.unchanged} unchanged{left_out}"
+        )
+    else:
+        lines.append(f"{name} ({what}): nothing imported, {len(result.bad)} bad rows")
+    lines += [f"  line {row.line}: {row.reason}" for row in result.bad[:BAD_ROWS_SHOWN_MAX]]
+    if len(result.bad) > BAD_ROWS_SHOWN_MAX:
+        lines.append(f"  ... and {len(result.bad) - BAD_ROWS_SHOWN_MAX} more")
+    if not result.imported:
+        lines.append("  Mend the file, or import its good rows with --skip-bad-rows.")
+    return lines + [f"  note: {note}" for note in result.notes]
+
+
+def _import_one(
+    store: BarStore, sessions: Sessions, path: Path, kind: str | None, interval: Interval | None, skip: bool
+) -> tuple[bool, list[str]]:
+    try:
+        result = import_file(store, sessions, path, kind=kind, interval=interval, skip_bad_rows=skip)
+    except (DataServiceError, OSError) as error:
+        return False, [f"{path.name}: nothing imported: {error}"]
+    return result.imported, _summary(path.name, result)
+
+
+@app.command("import")
+def import_command(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="CSV, Parquet, or bhavcopies (plain, .gz or .zip).")
+    ] = None,
+    factors: Annotated[
+        list[Path] | None, typer.Option("--factors", help="Splits and bonuses: symbol, exDate, factor.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(callback=_kind, help=f"Layout, else seen from the content: {', '.join(KINDS)}.")
+    ] = None,
+    interval: Annotated[Interval | None, typer.Option(help="Bar length, else seen from the content.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Import the good rows of a bad file.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Import files into the store. Importing again changes nothing; later values replace earlier ones."""
+    work = [(path, kind) for path in files or []] + [(path, FACTORS) for path in factors or []]
+    if not work:
+        raise typer.BadParameter("name at least one file")
+    console = Console(highlight=False)
+    store, sessions = _store(data_dir), load_sessions()
+    failed = False
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("Importing", total=len(work))
+        for path, layout in work:
+            progress.update(task, description=escape(path.name))
+            done, lines = _import_one(store, sessions, path, layout, interval, skip_bad_rows)
+            failed = failed or not done
+            progress.console.print("\n".join(lines), markup=False, soft_wrap=True)
+            progress.advance(task)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(data_dir: DataDir = None) -> None:
+    """What is stored: per interval the symbols, days, rows and size."""
+    console = Console(highlight=False)
+    store = _store(data_dir)
+    try:
+        held, factors = store.status(), store.factors()
+    except DataServiceError as error:
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    if not held and factors.is_empty():
+        console.print(f"Nothing is stored in {store.folder}: import with `sauda data import FILE`.", soft_wrap=True)
+        return
+    table = Table("interval", "symbols", "from", "through", "rows", "MB")
+    for row in held:
+        size = f"{row.size_bytes / 1e6:.1f}"
+        table.add_row(row.interval, str(row.symbols), str(row.from_), str(row.through), f"{row.rows:,}", size)
+    console.print(table)
+    console.print(f"{len(factors)} splits and bonuses of {factors['symbol'].n_unique()} symbols")
