@@ -1,0 +1,1 @@
+"""Calibrated predictions from daily bars, with the record they are certified by."""

@@ -1,0 +1,11 @@
+"""Buy a short, sharp fall against the market in a stock that is not in a downtrend (Connors' RSI-2 family)."""
+
+import polars as pl
+
+from ml_service.strategies.base import Rule
+
+MEAN_REVERSION = Rule(
+    name="mean_reversion",
+    reason="oversold_against_the_market",
+    when=(pl.col("rsi_2") < -0.4) & (pl.col("relative_5") < -1.0) & (pl.col("momentum_252_21") > 0),
+)
