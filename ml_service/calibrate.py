@@ -1,0 +1,162 @@
+"""Make scores mean what they say, from walk-forward predictions that the scoring models had not seen.
+
+Probabilities: Platt scaling (Platt 1999), two coefficients; isotonic regression over-claims in the tail. Expected
+return: a straight line from score to realised net return, with a one-sided 90 % lower bound on the *mean* from
+cluster-robust errors by calendar month (Liang and Zeger 1986): rows of one month share one market and count little
+more than once. The bound covers the calibration line, not the spread of single trades.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+
+from ml_service.labels import EVENTS
+from ml_service.model import RETURN_HEAD
+
+LOWER_BOUND_Z = 1.2816
+"""Standard normal quantile of the one-sided 90 % bound."""
+SCORE_QUANTILE = 0.001
+CLUSTERS_MIN = 6
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.10g}")
+
+
+@dataclass(frozen=True)
+class Platt:
+    """P(event) = 1 / (1 + exp(−(intercept + slope × score))), the score held inside the range it was calibrated on."""
+
+    intercept: float
+    slope: float
+    score_low: float
+    score_high: float
+
+    def probability(self, score: np.ndarray) -> np.ndarray:
+        return expit(self.intercept + self.slope * np.clip(score, self.score_low, self.score_high))
+
+
+@dataclass(frozen=True)
+class ExpectedReturn:
+    """E[net] = intercept + slope × score, with the covariance of both; fractions of the entry value."""
+
+    intercept: float
+    slope: float
+    variance_intercept: float
+    covariance: float
+    variance_slope: float
+    score_low: float
+    score_high: float
+
+    def mean_and_error(self, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Expected net return and its standard error, per score."""
+        x = np.clip(score, self.score_low, self.score_high)
+        variance = self.variance_intercept + 2 * x * self.covariance + x * x * self.variance_slope
+        return self.intercept + self.slope * x, np.sqrt(np.maximum(variance, 0.0))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Coefficients that turn a LinearModel's scores into probabilities and an expected net return with its error."""
+
+    events: dict[str, Platt]
+    expected: ExpectedReturn
+
+    def to_json(self) -> dict[str, Any]:
+        return {"events": {k: asdict(v) for k, v in self.events.items()}, "expected": asdict(self.expected)}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "Calibration":
+        events = {name: Platt(**platt) for name, platt in data["events"].items()}
+        return Calibration(events, ExpectedReturn(**data["expected"]))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Calibrated answers, one array per quantity. Returns are fractions of the entry value, after costs."""
+
+    events: dict[str, np.ndarray]
+    expected: np.ndarray
+    error: np.ndarray
+
+    @property
+    def lower(self) -> np.ndarray:
+        return self.expected - LOWER_BOUND_Z * self.error
+
+    @property
+    def upper(self) -> np.ndarray:
+        return self.expected + LOWER_BOUND_Z * self.error
+
+
+def _score_range(score: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(score, (SCORE_QUANTILE, 1 - SCORE_QUANTILE))
+    return _digits(low), _digits(high)
+
+
+def fit_platt(score: np.ndarray, hit: np.ndarray) -> Platt:
+    """Platt scaling of log-odds scores. A score that ranks backwards is worth the base rate and nothing more."""
+    low, high = _score_range(score)
+    # Platt's own targets (n + 1) / (n + 2) are not needed: with thousands of rows of both kinds they change nothing.
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky").fit(np.clip(score, low, high)[:, None], hit)
+    slope = float(model.coef_[0, 0])
+    if slope <= 0:
+        return Platt(_digits(float(logit(hit.mean()))), 0.0, low, high)
+    return Platt(_digits(float(model.intercept_[0])), _digits(slope), low, high)
+
+
+def _clustered_covariance(design: np.ndarray, residual: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Sandwich covariance of least-squares coefficients, clustered, with the G / (G − 1) correction."""
+    bread = np.linalg.inv(design.T @ design)
+    _, index = np.unique(cluster, return_inverse=True)
+    count = int(index.max()) + 1
+    sums = np.stack([np.bincount(index, weights=column * residual, minlength=count) for column in design.T], axis=1)
+    return bread @ (sums.T @ sums) @ bread * (count / (count - 1))
+
+
+def fit_expected(score: np.ndarray, net: np.ndarray, month: np.ndarray) -> ExpectedReturn:
+    """Least-squares line of net return on score, with errors clustered by `month` (any integer key).
+
+    Raises ValueError under six months of rows: no error could be estimated. A negative slope becomes a flat line.
+    """
+    if len(np.unique(month)) < CLUSTERS_MIN:
+        raise ValueError(f"calibration needs at least {CLUSTERS_MIN} calendar months of out-of-sample predictions")
+    low, high = _score_range(score)
+    x = np.clip(score, low, high)
+    design = np.column_stack([np.ones_like(x), x])
+    (intercept, slope), *_ = np.linalg.lstsq(design, net, rcond=None)
+    if slope <= 0:
+        flat, intercept, slope = design[:, :1], net.mean(), 0.0
+        covariance = np.zeros((2, 2))
+        covariance[0, 0] = _clustered_covariance(flat, net - intercept, month)[0, 0]
+    else:
+        covariance = _clustered_covariance(design, net - intercept - slope * x, month)
+    return ExpectedReturn(
+        intercept=_digits(float(intercept)),
+        slope=_digits(float(slope)),
+        variance_intercept=_digits(covariance[0, 0]),
+        covariance=_digits(covariance[0, 1]),
+        variance_slope=_digits(covariance[1, 1]),
+        score_low=low,
+        score_high=high,
+    )
+
+
+def fit_calibration(
+    scores: dict[str, np.ndarray], events: dict[str, np.ndarray], net: np.ndarray, month: np.ndarray
+) -> Calibration:
+    """Calibrate every head on out-of-sample rows (aligned arrays). Raises ValueError where there are too few."""
+    platt = {name: fit_platt(scores[name], events[name]) for name in EVENTS}
+    return Calibration(platt, fit_expected(scores[RETURN_HEAD], net, month))
+
+
+def apply_calibration(calibration: Calibration, scores: dict[str, np.ndarray]) -> Forecast:
+    """Probabilities, expected net return and its error for rows of scores."""
+    mean, error = calibration.expected.mean_and_error(scores[RETURN_HEAD])
+    events = {name: platt.probability(scores[name]) for name, platt in calibration.events.items()}
+    # Reaching a higher level implies having reached the lower ones, whatever separately fitted curves say.
+    for higher, lower in zip(EVENTS[:1:-1], EVENTS[-2:0:-1], strict=True):
+        events[lower] = np.maximum(events[lower], events[higher])
+    return Forecast(events, mean, error)

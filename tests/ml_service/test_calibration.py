@@ -1,0 +1,81 @@
+"""Calibrated numbers mean what they say, and claim nothing where the score knows nothing."""
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from ml_service.calibrate import (
+    LOWER_BOUND_Z,
+    Calibration,
+    ExpectedReturn,
+    Platt,
+    apply_calibration,
+    fit_expected,
+    fit_platt,
+)
+from ml_service.labels import EVENTS
+
+
+def test_platt_recovers_the_probability_behind_an_overconfident_score() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.normal(0.4, 0.5, 40_000)
+    hit = rng.random(40_000) < expit(truth)
+    platt = fit_platt(truth * 3 - 1, hit)
+    np.testing.assert_allclose(
+        platt.probability(np.array([-0.6, 0.5, 2.0]) * 3 - 1), expit([-0.6, 0.5, 2.0]), atol=0.02
+    )
+
+
+def test_a_score_that_ranks_backwards_is_worth_the_base_rate() -> None:
+    rng = np.random.default_rng(2)
+    score = rng.normal(size=20_000)
+    hit = rng.random(20_000) < expit(-score)
+    platt = fit_platt(score, hit)
+    np.testing.assert_allclose(platt.probability(np.array([-3.0, 0.0, 3.0])), hit.mean(), atol=1e-6)
+
+
+def test_probabilities_do_not_grow_beyond_the_calibrated_scores() -> None:
+    platt = Platt(intercept=0.0, slope=1.0, score_low=-1.0, score_high=1.0)
+    assert platt.probability(np.array([50.0]))[0] == expit(1.0)
+    assert platt.probability(np.array([-50.0]))[0] == expit(-1.0)
+
+
+def month_shocked(rng: np.random.Generator, slope: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    month = np.repeat(np.arange(36), 60)
+    score = rng.normal(0, 0.01, len(month)) + rng.normal(0, 0.005, 36)[month]
+    net = slope * score + rng.normal(0, 0.03, 36)[month] + rng.normal(0, 0.04, len(month))
+    return score, net, month
+
+
+def test_the_lower_bound_holds_nine_times_in_ten_in_spite_of_common_shocks() -> None:
+    rng = np.random.default_rng(3)
+    below = []
+    for _ in range(300):
+        expected = fit_expected(*month_shocked(rng, 0.5))
+        mean, error = expected.mean_and_error(np.array([0.01]))
+        below.append(mean[0] - LOWER_BOUND_Z * error[0] <= 0.5 * 0.01)
+    assert 0.84 <= np.mean(below) <= 0.96
+
+
+def test_a_negative_slope_is_a_flat_expectation() -> None:
+    score, net, month = month_shocked(np.random.default_rng(4), -2.0)
+    expected = fit_expected(score, net, month)
+    mean, error = expected.mean_and_error(np.array([-0.02, 0.0, 0.02]))
+    np.testing.assert_allclose(mean, net.mean())
+    np.testing.assert_allclose(error, error[0])
+    assert error[0] > 2 * net.std() / len(net) ** 0.5
+
+
+def test_a_few_months_calibrate_nothing() -> None:
+    score, net, month = month_shocked(np.random.default_rng(5), 1.0)
+    with pytest.raises(ValueError, match="calendar months"):
+        fit_expected(score, net, month % 5)
+
+
+def test_reaching_more_is_never_likelier_than_reaching_less() -> None:
+    platt = {name: Platt(float(i), 1.0, -5.0, 5.0) for i, name in enumerate(EVENTS)}
+    calibration = Calibration(platt, ExpectedReturn(0.0, 1.0, 0.0, 0.0, 0.0, -1.0, 1.0))
+    scores = {name: np.zeros(1) for name in (*EVENTS, "return")}
+    events = apply_calibration(calibration, scores).events
+    assert events["touch_0.01"][0] == events["touch_0.015"][0] == events["touch_0.02"][0] == expit(3.0)
+    assert Calibration.from_json(calibration.to_json()) == calibration
