@@ -1,0 +1,149 @@
+"""Ask data_service for bars, instruments and the market's clock, under one total deadline, and never hang."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import TypeVar
+from zoneinfo import ZoneInfo
+
+import httpx
+import polars as pl
+from pydantic import ValidationError
+
+from contracts.common import Environment, Wire
+from contracts.market import BarColumns, BarsReply, BarsRequest, ClockReply, InstrumentsReply, Interval
+from ml_service.features import BAR_SCHEMA
+
+IST = ZoneInfo("Asia/Kolkata")
+SYMBOLS_PER_CALL = 50
+CONNECTIONS_MAX = 8
+
+Reply = TypeVar("Reply", bound=Wire)
+
+
+class DataServiceError(Exception):
+    """data_service did not give a usable answer; the message says what happened."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where bars came from: it is recorded with a model and checked when serving."""
+
+    environment: Environment
+    provider: str
+
+
+@asynccontextmanager
+async def within(timeout_s: float) -> AsyncIterator[None]:
+    """Bound what happens inside to `timeout_s` in all; raises DataServiceError when it takes longer."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as late:
+        raise DataServiceError(f"no answer within {timeout_s:g} s") from late
+
+
+def bars_frame(series: dict[str, BarColumns]) -> pl.DataFrame:
+    """Contract bars as a frame of BAR_SCHEMA; a daily bar's session is the IST date of its start.
+
+    Rupees become floats here and only here: what follows is statistics. Raises DataServiceError for columns of
+    unequal length, non-positive prices or a repeated session.
+    """
+    frames = [pl.DataFrame(schema=BAR_SCHEMA)]
+    for symbol, columns in series.items():
+        try:
+            data = {
+                "symbol": [symbol] * len(columns.start),
+                "session": [start.astimezone(IST).date() for start in columns.start],
+                **{
+                    name: [float(price) for price in getattr(columns, name)]
+                    for name in ("open", "high", "low", "close")
+                },
+                "volume": [float(shares) for shares in columns.volume],
+            }
+            frames.append(pl.DataFrame(data, schema=BAR_SCHEMA))
+        except pl.exceptions.PolarsError as error:
+            raise DataServiceError(f"bars of {symbol} have columns of unequal length") from error
+    frame = pl.concat(frames)
+    if frame.select((pl.min_horizontal("open", "high", "low", "close") <= 0).any()).item():
+        raise DataServiceError("bars hold a price that is not positive")
+    if frame.select("symbol", "session").is_duplicated().any():
+        raise DataServiceError("bars hold the same session twice")
+    return frame
+
+
+class DataServiceClient:
+    """The few questions ml_service asks. Every public method ends within `timeout_s` or raises DataServiceError."""
+
+    def __init__(self, base_url: str, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        limits = httpx.Limits(max_connections=CONNECTIONS_MAX)
+        self._http = httpx.AsyncClient(base_url=base_url, timeout=httpx.Timeout(timeout_s), limits=limits)
+
+    async def __aenter__(self) -> "DataServiceClient":
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def bars(
+        self, symbols: list[str], from_: date, through: date, as_of: datetime
+    ) -> tuple[Source | None, pl.DataFrame]:
+        """Adjusted daily bars of `symbols`, both dates inclusive, ended by `as_of`; in calls of 50 symbols."""
+        calls = [symbols[i : i + SYMBOLS_PER_CALL] for i in range(0, len(symbols), SYMBOLS_PER_CALL)]
+        source, frames = None, [pl.DataFrame(schema=BAR_SCHEMA)]
+        async with within(self._timeout_s):
+            for call in calls:
+                request = BarsRequest(
+                    symbols=call, interval=Interval.DAY_1, from_=from_, through=through, as_of=as_of, adjusted=True
+                )
+                body = json.loads(request.model_dump_json(by_alias=True))
+                content = await self._ask("POST", "/v1/bars", json=body)
+                # Parsing a year of bars of many symbols takes longer than an event loop should stand still.
+                reply, frame = await asyncio.to_thread(_read_bars, content)
+                if source is not None and source.environment is not reply.environment:
+                    raise DataServiceError("data_service changed its environment between two answers")
+                source = Source(environment=reply.environment, provider=reply.provider)
+                frames.append(frame)
+        return source, pl.concat(frames)
+
+    async def instruments(self, as_of: datetime) -> InstrumentsReply:
+        """All instruments listed as of the instant."""
+        async with within(self._timeout_s):
+            content = await self._ask("GET", "/v1/instruments", params={"as_of": as_of.isoformat()})
+        return _parse(InstrumentsReply, content)
+
+    async def clock(self) -> ClockReply:
+        """The market's present."""
+        async with within(self._timeout_s):
+            content = await self._ask("GET", "/v1/clock")
+        return _parse(ClockReply, content)
+
+    async def _ask(self, method: str, path: str, **arguments: object) -> bytes:
+        try:
+            response = await self._http.request(method, path, **arguments)  # pyright: ignore[reportArgumentType]
+        except httpx.HTTPError as error:
+            raise DataServiceError(f"{path}: {type(error).__name__}") from error
+        if response.status_code != httpx.codes.OK:
+            raise DataServiceError(f"{path} answered {response.status_code}: {response.text[:200]}")
+        return response.content
+
+
+def _parse(shape: type[Reply], content: bytes) -> Reply:
+    try:
+        return shape.model_validate_json(content)
+    except ValidationError as error:
+        raise DataServiceError(f"an answer is not a {shape.__name__}") from error
+
+
+def _read_bars(content: bytes) -> tuple[BarsReply, pl.DataFrame]:
+    reply = _parse(BarsReply, content)
+    if reply.interval is not Interval.DAY_1 or not reply.adjusted:
+        raise DataServiceError("asked for adjusted daily bars, got others")
+    return reply, bars_frame(reply.series)

@@ -1,0 +1,156 @@
+"""One session's predictions: the plan's prices, the abstentions, and what a certificate changes."""
+
+from dataclasses import replace
+from datetime import date, timedelta
+from decimal import Decimal
+
+import numpy as np
+import polars as pl
+import pytest
+
+from contracts.predictions import Action, Prediction
+from ml_service.calibrate import apply_calibration
+from ml_service.features import FEATURES, compute_features
+from ml_service.labels import COST_FRACTION
+from ml_service.predict import SELL_EXPECTED_NET_MAX, Ages, predict_universe, rupees, too_old
+from ml_service.registry import Artefact
+
+PRICES = ("open", "high", "low", "close")
+
+
+@pytest.fixture
+def last(planted: pl.DataFrame) -> date:
+    return planted["session"].max()
+
+
+def changed(bars: pl.DataFrame, symbol: str, session: date, factor: float) -> pl.DataFrame:
+    row = (pl.col("symbol") == symbol) & (pl.col("session") == session)
+    return bars.with_columns(
+        *(pl.when(row).then(pl.col(name) * factor).otherwise(pl.col(name)).alias(name) for name in PRICES)
+    )
+
+
+def test_served_numbers_are_the_models_on_the_same_features(
+    artefact: Artefact, planted: pl.DataFrame, last: date
+) -> None:
+    answers = predict_universe(artefact, planted.filter(pl.col("session") > last - timedelta(days=600)), last)
+    rows = compute_features(planted).filter(pl.col("session") == last)
+    forecast = apply_calibration(
+        artefact.calibration,
+        artefact.model.scores(rows.select(FEATURES).to_numpy(), rows["atr_fraction"].to_numpy()),
+    )
+    compared = 0
+    for i, row in enumerate(rows.iter_rows(named=True)):
+        answer = answers[row["symbol"]]
+        if answer.expected_return_net is None:
+            continue
+        compared += 1
+        assert answer.expected_return_net == pytest.approx(forecast.expected[i], rel=1e-6)
+        assert answer.confidence == pytest.approx(forecast.events["net_profit"][i], rel=1e-6)
+        assert answer.reference_close == rupees(row["close"])
+        assert float(answer.target or 0) == pytest.approx(row["close"] + 1.5 * row["atr"], abs=0.03)
+        assert float(answer.stop or 0) == pytest.approx(row["close"] - 3 * row["atr"], abs=0.03)
+    assert compared >= 30
+
+
+def consistent(answer: Prediction) -> bool:
+    expected, lower = answer.expected_return_net, answer.expected_return_net_lower
+    if expected is None or lower is None:
+        return answer.action is Action.HOLD and bool(answer.reasons)
+    if answer.action is Action.BUY:
+        return expected > 0 and lower > 0 and not answer.reasons
+    if answer.action is Action.SELL:
+        return expected <= SELL_EXPECTED_NET_MAX and 2 * expected - lower < 0
+    return expected <= 0 or lower <= 0
+
+
+def test_actions_follow_the_bounds(artefact: Artefact, planted: pl.DataFrame) -> None:
+    seen = set()
+    for session in planted["session"].unique().sort().tail(12):
+        answers = predict_universe(artefact, planted.filter(pl.col("session") > session - timedelta(days=600)), session)
+        assert all(consistent(answer) for answer in answers.values())
+        seen |= {answer.action for answer in answers.values()}
+        for answer in answers.values():
+            if answer.expected_return_net is not None and answer.expected_return_gross is not None:
+                assert answer.expected_return_gross - answer.expected_return_net == pytest.approx(COST_FRACTION)
+    assert seen == set(Action)
+
+
+def test_without_a_certified_mode_nothing_is_bought_or_sold(
+    artefact: Artefact, planted: pl.DataFrame, last: date
+) -> None:
+    assert any(p.action is Action.BUY for p in predict_universe(artefact, planted, last).values())
+    modes = {name: mode | {"certified": False} for name, mode in artefact.manifest["modes"].items()}
+    doubted = replace(artefact, manifest=artefact.manifest | {"modes": modes})
+    answers = predict_universe(doubted, planted, last).values()
+    assert {answer.action for answer in answers} == {Action.HOLD}
+    assert all(answer.reasons for answer in answers)
+    assert sum(answer.reasons == ["insufficient_evidence"] for answer in answers) >= 30
+
+
+def test_a_symbol_without_the_last_session_is_stale(artefact: Artefact, planted: pl.DataFrame, last: date) -> None:
+    missing = planted.filter(~((pl.col("symbol") == "SIM03") & (pl.col("session") == last)))
+    answer = predict_universe(artefact, missing, last)["SIM03"]
+    assert (answer.action, answer.reasons, answer.confidence) == (Action.HOLD, ["stale_bars"], None)
+
+
+def test_a_young_listing_has_too_short_a_history(artefact: Artefact, planted: pl.DataFrame, last: date) -> None:
+    first = planted["session"].unique().sort()[-200]
+    young = planted.filter((pl.col("symbol") != "SIM03") | (pl.col("session") >= first))
+    assert predict_universe(artefact, young, last)["SIM03"].reasons == ["short_history"]
+    absent = planted.filter(pl.col("symbol") != "SIM03")
+    assert predict_universe(artefact, absent, last)["SIM03"].reasons == ["short_history"]
+
+
+def test_an_unadjusted_split_is_an_unexplained_move(artefact: Artefact, planted: pl.DataFrame, last: date) -> None:
+    halved = changed(planted, "SIM03", last, 0.5)
+    assert predict_universe(artefact, halved, last)["SIM03"].reasons == ["unexplained_move"]
+
+
+def test_features_outside_the_training_range_abstain(artefact: Artefact, planted: pl.DataFrame, last: date) -> None:
+    fallen = changed(planted, "SIM03", last, 0.83)
+    assert predict_universe(artefact, fallen, last)["SIM03"].reasons == ["out_of_range_features"]
+
+
+def test_later_bars_change_nothing(artefact: Artefact, planted: pl.DataFrame) -> None:
+    session = planted["session"].unique().sort()[-6]
+    known = planted.filter(pl.col("session") <= session)
+    assert predict_universe(artefact, planted, session) == predict_universe(artefact, known, session)
+
+
+def test_no_bars_at_all_abstain(artefact: Artefact, planted: pl.DataFrame, last: date) -> None:
+    answers = predict_universe(artefact, planted.clear(), last)
+    assert {tuple(answer.reasons) for answer in answers.values()} == {("short_history",)}
+
+
+def test_models_and_calibrations_expire(artefact: Artefact) -> None:
+    ages = Ages(model_age_days_max=400, calibration_age_days_max=120)
+    trained = artefact.trained_through
+    assert artefact.calibrated_through == trained
+    assert not too_old(artefact, trained + timedelta(days=120), ages)
+    assert too_old(artefact, trained + timedelta(days=121), ages)
+    assert not too_old(artefact, trained + timedelta(days=400), Ages(400, 9999))
+    assert too_old(artefact, trained + timedelta(days=401), Ages(400, 9999))
+
+
+def test_prices_are_multiples_of_five_paise() -> None:
+    assert [rupees(price) for price in (100.024, 100.026, 99.999)] == [
+        Decimal("100.00"),
+        Decimal("100.05"),
+        Decimal(100),
+    ]
+
+
+def test_rules_vote_on_what_they_name(planted: pl.DataFrame) -> None:
+    from ml_service.strategies import RULES, with_votes
+
+    rows = with_votes(compute_features(planted)).drop_nulls()
+    highest = pl.col("high").shift(1).rolling_max(55).over("symbol")
+    assert {rule.name for rule in RULES} == {"momentum", "mean_reversion", "breakout"}
+    for rule in RULES:
+        share = rows[f"vote_{rule.name}"].mean()
+        assert 0.001 < share < 0.2
+    broke = rows.filter(pl.col("vote_breakout"))
+    assert (broke["close"] > 0).all()
+    assert rows.filter(highest >= pl.col("close"))["vote_breakout"].sum() == 0
+    assert np.all(rows.filter(pl.col("vote_mean_reversion"))["relative_5"].to_numpy() < -1)
