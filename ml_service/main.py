@@ -1,0 +1,113 @@
+"""Compose the prediction service: settings and a clock in, an ASGI application out."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from http import HTTPStatus
+from importlib.metadata import version
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from contracts.common import Problem
+from ml_service.client import DataServiceClient, DataServiceError
+from ml_service.config import Settings
+from ml_service.predict import Ages
+from ml_service.registry import ArtefactError, Registry
+from ml_service.routes import NotFoundError, router
+from ml_service.service import PredictionService
+
+log = structlog.get_logger(__name__)
+
+ERRORS_MAX = 20
+
+
+def problem(
+    request: Request, status: int, code: str, detail: str, errors: list[dict[str, str]] | None = None
+) -> Response:
+    """An RFC 9457 answer that carries the caller's X-Request-ID, or a new one."""
+    request_id = request.headers.get("x-request-id", "")[:100] or str(uuid.uuid4())
+    body = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        errors=list(errors or []),
+    )
+    return Response(
+        body.model_dump_json(), status, media_type="application/problem+json", headers={"x-request-id": request_id}
+    )
+
+
+async def on_invalid(request: Request, error: Exception) -> Response:
+    """422: one entry per bad field, without echoing the input (it may hold what JSON cannot)."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 registered for this type only
+    errors = [
+        {"pointer": "/" + "/".join(str(part) for part in e["loc"][1:]), "detail": e["msg"]} for e in error.errors()
+    ]
+    return problem(request, 422, "validation_failed", "The request is not valid.", errors[:ERRORS_MAX])
+
+
+async def on_http(request: Request, error: Exception) -> Response:
+    """Routing errors, 404 and 405."""
+    assert isinstance(error, HTTPException)  # noqa: S101 registered for this type only
+    return problem(request, error.status_code, HTTPStatus(error.status_code).name.lower(), str(error.detail))
+
+
+async def on_data_service(request: Request, error: Exception) -> Response:
+    """503: without bars there is nothing to predict from."""
+    log.warning("data_service_unavailable", why=str(error))
+    return problem(request, 503, "data_service_unavailable", f"data_service did not answer: {error}")
+
+
+async def on_not_found(request: Request, error: Exception) -> Response:
+    """404 for an unknown model."""
+    return problem(request, 404, "not_found", str(error))
+
+
+async def on_artefact(request: Request, error: Exception) -> Response:
+    """409: the model exists and is refused."""
+    return problem(request, 409, "artefact_mismatch", str(error))
+
+
+async def on_unexpected(request: Request, error: Exception) -> Response:
+    """500, without the cause: that is in the log."""
+    log.error("unexpected_error", path=request.url.path, exc_info=error)
+    return problem(request, 500, "internal_error", "Something went wrong; the log has the cause.")
+
+
+def create_app(settings: Settings, clock: Callable[[], datetime]) -> FastAPI:
+    """The application. `clock` gives the real present (aware) and only ages what is cached; decisions use `as_of`."""
+    client = DataServiceClient(settings.data_service_url, settings.data_timeout_s)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await client.close()
+
+    app = FastAPI(title="Sauda predictions", version=version("sauda"), lifespan=lifespan)
+    app.state.service = PredictionService(
+        environment=settings.environment,
+        registry=Registry(settings.data_dir),
+        client=client,
+        ages=Ages(settings.model_age_days_max, settings.calibration_age_days_max),
+        timeout_s=settings.data_timeout_s,
+        cache_age_s_max=settings.cache_age_s_max,
+        clock=clock,
+    )
+    app.include_router(router)
+    for error, handler in (
+        (RequestValidationError, on_invalid),
+        (HTTPException, on_http),
+        (DataServiceError, on_data_service),
+        (NotFoundError, on_not_found),
+        (ArtefactError, on_artefact),
+        (Exception, on_unexpected),
+    ):
+        app.add_exception_handler(error, handler)
+    return app
