@@ -1,0 +1,1 @@
+"""The command line that starts and composes the services."""

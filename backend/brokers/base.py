@@ -1,0 +1,82 @@
+"""What a broker is to Sauda, and how it can fail. Each adapter translates its own words into these once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+from backend.domain.market import OrderType, Product, Side
+from backend.domain.reconcile import BookOrder
+from backend.errors import SaudaError
+
+
+class BrokerError(SaudaError):
+    """A broker said no, or said nothing."""
+
+
+class OrderRejectedError(BrokerError):
+    """Proof that the order does not exist at the broker: its own refusal, in its own words."""
+
+
+class OutcomeUnknownError(BrokerError):
+    """A timeout, a broken connection, a 5xx or an unreadable reply: the order may or may not exist."""
+
+
+class BrokerUnavailableError(BrokerError):
+    """A read that failed. A failed report is never an empty one."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """An order as a broker takes it: shares, rupees per share; `tag` is echoed in the book."""
+
+    symbol: str
+    exchange: str
+    side: Side
+    product: Product
+    order_type: OrderType
+    quantity: int
+    limit_price: Decimal
+    tag: str
+    trigger_price: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSnapshot:
+    """Money and shares at the broker: rupees, and shares by symbol. `cash_free` leaves out what open orders reserve."""
+
+    cash: Decimal
+    cash_free: Decimal
+    holdings: Mapping[str, int]
+
+
+class Broker(Protocol):
+    """One broker. Reads of many accounts come in one call, so that an adapter may batch or run them concurrently."""
+
+    name: str
+    absence_is_proof_after_s: float | None
+    """Seconds after which absence from the book proves that an order never arrived; None where it proves nothing."""
+
+    async def place(self, account_id: int, order: OrderRequest) -> str:
+        """Place one order and return the broker's order id.
+
+        Raises:
+            OrderRejectedError: the broker refused it.
+            OutcomeUnknownError: nobody knows.
+        """
+        ...
+
+    async def cancel(self, account_id: int, broker_order_id: str) -> None:
+        """Ask for a cancel. That it was taken is not that it happened: the book tells."""
+        ...
+
+    async def books(
+        self, account_ids: Sequence[int], since: datetime
+    ) -> Mapping[int, Sequence[BookOrder] | BrokerError]:
+        """The orders placed since `since`, per account; an error where an account's report failed."""
+        ...
+
+    async def snapshots(self, account_ids: Sequence[int]) -> Mapping[int, AccountSnapshot | BrokerError]:
+        """Funds and holdings per account; an error where an account's report failed."""
+        ...

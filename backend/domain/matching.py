@@ -1,0 +1,110 @@
+"""How the paper broker fills an order: against a quote on arrival, against finished bars while it rests.
+
+The rules are the cautious ones: a resting limit needs the market to trade through it or to open beyond it, a stop fills
+at the worse of its trigger and the open, and no fill takes more than a share of what the bar really traded.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from backend.domain.market import OrderType, Side
+
+
+class PaperStatus(StrEnum):
+    OPEN = "open"
+    TRIGGER_PENDING = "trigger_pending"
+    COMPLETE = "complete"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class FillModel:
+    """`participation` of a bar's volume at most; marketable orders pay `slippage` (a fraction of the price)."""
+
+    participation: Decimal = Decimal("0.10")
+    slippage: Decimal = Decimal("0.0002")
+
+
+@dataclass(frozen=True, slots=True)
+class RestingOrder:
+    """The part of an order the matching needs. Prices in rupees per share, quantity in shares still open."""
+
+    side: Side
+    order_type: OrderType
+    open_quantity: int
+    limit_price: Decimal
+    trigger_price: Decimal | None
+    triggered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BarView:
+    """A finished bar: instants, rupees per share, shares traded."""
+
+    start: datetime
+    end: datetime
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The outcome: shares filled at a price (0 shares: none), and whether a stop has been triggered."""
+
+    quantity: int
+    price: Decimal
+    triggered: bool
+
+
+def match_on_arrival(
+    order: RestingOrder, bid: Decimal, ask: Decimal, bar_volume: int, tick: Decimal, model: FillModel
+) -> Match:
+    """Fill what the market offers at once.
+
+    A buy limit at or above the ask trades at the ask plus slippage, never above its limit (a sell mirrors it), up to
+    `participation` of the last finished bar's volume. A stop order waits for its trigger.
+    """
+    if order.order_type is OrderType.STOP_LIMIT:
+        return Match(0, Decimal(0), triggered=False)
+    available = int(bar_volume * model.participation)
+    if order.side is Side.BUY:
+        marketable = order.limit_price >= ask
+        price = min(order.limit_price, _step(ask, ask * model.slippage, tick))
+    else:
+        marketable = order.limit_price <= bid
+        price = max(order.limit_price, _step(bid, -bid * model.slippage, tick))
+    quantity = min(order.open_quantity, available) if marketable else 0
+    return Match(quantity, price, triggered=False)
+
+
+def match_in_bar(order: RestingOrder, bar: BarView, model: FillModel) -> Match:
+    """Fill a resting order inside one finished bar that began after the order arrived."""
+    buy = order.side is Side.BUY
+    triggered = order.triggered or order.order_type is not OrderType.STOP_LIMIT
+    start_price = bar.open
+    if not triggered:
+        trigger = order.trigger_price
+        if trigger is None or (bar.high < trigger if buy else bar.low > trigger):
+            return Match(0, Decimal(0), triggered=False)
+        start_price = max(trigger, bar.open) if buy else min(trigger, bar.open)
+    limit = order.limit_price
+    opens_beyond = start_price <= limit if buy else start_price >= limit
+    trades_through = bar.low < limit if buy else bar.high > limit
+    available = min(order.open_quantity, int(bar.volume * model.participation))
+    if available <= 0 or not (opens_beyond or trades_through):
+        return Match(0, Decimal(0), triggered=True)
+    price = min(limit, start_price) if buy else max(limit, start_price)
+    return Match(available, price, triggered=True)
+
+
+def _step(price: Decimal, move: Decimal, tick: Decimal) -> Decimal:
+    """`price` moved by at least one whole number of ticks in the direction of `move` (away from the trader)."""
+    ticks = (abs(move) / tick).to_integral_value(rounding="ROUND_CEILING")
+    return price + (ticks * tick if move >= 0 else -ticks * tick)

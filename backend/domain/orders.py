@@ -1,0 +1,126 @@
+"""The life of an order: one (state, event) → state table, the only source of an order's status."""
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Intent(StrEnum):
+    """Why an order exists. Exits are never counted against a plan and never blocked by it."""
+
+    ENTRY = "entry"
+    EXIT = "exit"
+
+
+class OrderState(StrEnum):
+    PENDING = "pending"
+    SUBMITTED = "submitted"
+    ACCEPTED = "accepted"
+    PARTIALLY_FILLED = "partially_filled"
+    FILLED = "filled"
+    REJECTED = "rejected"
+    CANCEL_PENDING = "cancel_pending"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+
+
+class OrderEventKind(StrEnum):
+    """What can happen to an order. LOST: the outcome of a send stayed unknown. ABANDONED: proven never sent."""
+
+    SUBMITTED = "submitted"
+    ACCEPTED = "accepted"
+    PARTIALLY_FILLED = "partially_filled"
+    FILLED = "filled"
+    REJECTED = "rejected"
+    CANCEL_REQUESTED = "cancel_requested"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    LOST = "lost"
+    ABANDONED = "abandoned"
+
+
+S, E = OrderState, OrderEventKind
+
+LIVE_STATES = frozenset({S.PENDING, S.SUBMITTED, S.ACCEPTED, S.PARTIALLY_FILLED, S.CANCEL_PENDING, S.UNKNOWN})
+"""States in which an order may still fill. UNKNOWN is among them: it blocks its account and symbol."""
+
+_AT_BROKER = {
+    E.ACCEPTED: S.ACCEPTED,
+    E.PARTIALLY_FILLED: S.PARTIALLY_FILLED,
+    E.FILLED: S.FILLED,
+    E.REJECTED: S.REJECTED,
+    E.CANCELLED: S.CANCELLED,
+    E.EXPIRED: S.EXPIRED,
+}
+
+TRANSITIONS: dict[tuple[OrderState, OrderEventKind], OrderState] = {
+    (S.PENDING, E.SUBMITTED): S.SUBMITTED,
+    # A recorded order whose tick has passed unsent is dropped: nothing had left the process.
+    (S.PENDING, E.ABANDONED): S.EXPIRED,
+    **{(S.SUBMITTED, event): state for event, state in _AT_BROKER.items()},
+    (S.SUBMITTED, E.LOST): S.UNKNOWN,
+    # Only for a broker whose book proves absence: the send never arrived.
+    (S.SUBMITTED, E.ABANDONED): S.EXPIRED,
+    **{(S.ACCEPTED, event): state for event, state in _AT_BROKER.items() if event is not E.ACCEPTED},
+    (S.ACCEPTED, E.CANCEL_REQUESTED): S.CANCEL_PENDING,
+    (S.PARTIALLY_FILLED, E.PARTIALLY_FILLED): S.PARTIALLY_FILLED,
+    (S.PARTIALLY_FILLED, E.FILLED): S.FILLED,
+    (S.PARTIALLY_FILLED, E.CANCEL_REQUESTED): S.CANCEL_PENDING,
+    (S.PARTIALLY_FILLED, E.CANCELLED): S.CANCELLED,
+    (S.PARTIALLY_FILLED, E.EXPIRED): S.EXPIRED,
+    # A cancel races with fills at the exchange: the fill wins, a partial one leaves the cancel under way.
+    (S.CANCEL_PENDING, E.PARTIALLY_FILLED): S.CANCEL_PENDING,
+    (S.CANCEL_PENDING, E.FILLED): S.FILLED,
+    (S.CANCEL_PENDING, E.CANCELLED): S.CANCELLED,
+    (S.CANCEL_PENDING, E.EXPIRED): S.EXPIRED,
+    (S.CANCEL_PENDING, E.REJECTED): S.REJECTED,
+    # A fill reported after the end is real: the exchange traded before the cancel or expiry took effect.
+    (S.CANCELLED, E.PARTIALLY_FILLED): S.CANCELLED,
+    (S.CANCELLED, E.FILLED): S.FILLED,
+    (S.EXPIRED, E.PARTIALLY_FILLED): S.EXPIRED,
+    (S.EXPIRED, E.FILLED): S.FILLED,
+    # Evidence from the broker's book, or a person, settles what was unknown.
+    **{(S.UNKNOWN, event): state for event, state in _AT_BROKER.items()},
+    (S.UNKNOWN, E.ABANDONED): S.EXPIRED,
+}
+
+
+class IllegalTransitionError(ValueError):
+    """An event that cannot happen to an order in this state; nothing may be written."""
+
+
+def transition(state: OrderState, event: OrderEventKind) -> OrderState:
+    """The state after `event`.
+
+    Raises:
+        IllegalTransitionError: the pair is not in the table.
+    """
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise IllegalTransitionError(f"an order that is {state} cannot be {event}") from None
+
+
+def client_order_id(cycle_at: datetime, user_id: int, strategy: str, symbol: str, intent: Intent) -> str:
+    """The order's name at the broker: 20 upper-case letters and digits, the same for the same decision.
+
+    20 alphanumerics is the longest tag every supported broker echoes in its book; 100 bits of BLAKE2b make a clash
+    between two decisions practically impossible, and the database's unique key makes it harmless.
+    """
+    decision = f"{int(cycle_at.timestamp())}|{user_id}|{strategy}|{symbol}|{intent}"
+    return base64.b32encode(hashlib.blake2b(decision.encode(), digest_size=13).digest()).decode("ascii")[:20]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an order got: shares filled of shares ordered."""
+
+    filled: int
+    quantity: int
+
+    def fill_event(self) -> OrderEventKind:
+        """The event that a fill taking the order to `filled` shares is."""
+        return E.FILLED if self.filled >= self.quantity else E.PARTIALLY_FILLED

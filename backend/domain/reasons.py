@@ -1,0 +1,80 @@
+"""Why something was not done: one enum, stored with every decision and shown to the user with the next step."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    # about the market or the prediction, the same for every user of a mode
+    MARKET_NOT_CONTINUOUS = "market_not_continuous"
+    NO_PREDICTION = "no_prediction"
+    MODEL_ABSTAINED = "model_abstained"
+    NOT_A_BUY = "not_a_buy"
+    CONFIDENCE_BELOW_MODE = "confidence_below_mode"
+    RETURN_BELOW_MODE = "return_below_mode"
+    LOWER_BOUND_NOT_POSITIVE = "lower_bound_not_positive"
+    NO_QUOTE = "no_quote"
+    QUOTE_STALE = "quote_stale"
+    QUOTE_UNUSABLE = "quote_unusable"
+    PRICE_MOVED = "price_moved"
+    # about the user
+    AUTO_TRADING_DISABLED = "auto_trading_disabled"
+    SYMBOL_NOT_SELECTED = "symbol_not_selected"
+    BROKER_UNAVAILABLE = "broker_unavailable"
+    PLAN_LIMIT = "plan_limit"
+    OWN_DAY_LIMIT = "own_day_limit"
+    ALREADY_HELD = "already_held"
+    ORDER_OPEN = "order_open"
+    ORDER_UNKNOWN = "order_unknown"
+    EXITED_TODAY = "exited_today"
+    ENTRY_FAILED_TODAY = "entry_failed_today"
+    FUNDS_IN_USE_LIMIT = "funds_in_use_limit"
+    BUDGET_BELOW_ONE_SHARE = "budget_below_one_share"
+    EDGE_BELOW_CHARGES = "edge_below_charges"
+    TOO_LATE_FOR_INTRADAY = "too_late_for_intraday"
+    # the gate
+    OUTSIDE_PRICE_BAND = "outside_price_band"
+    OUTSIDE_COLLAR = "outside_collar"
+    NOT_ON_TICK = "not_on_tick"
+    QUANTITY_INVALID = "quantity_invalid"
+    ABOVE_FREEZE_QUANTITY = "above_freeze_quantity"
+    ORDER_VALUE_LIMIT = "order_value_limit"
+    SELL_EXCEEDS_HOLDING = "sell_exceeds_holding"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+
+
+NEXT_STEP: dict[Reason, str] = {
+    Reason.MARKET_NOT_CONTINUOUS: "Orders go out in the continuous session only; market status shows the next one.",
+    Reason.NO_PREDICTION: "The prediction service did not answer for this symbol; it is asked again on the next cycle.",
+    Reason.MODEL_ABSTAINED: "The model has no evidence for this symbol now; see the prediction's reasons.",
+    Reason.NOT_A_BUY: "The model sees no gain after charges; nothing to do.",
+    Reason.CONFIDENCE_BELOW_MODE: "The probability is below what your mode asks; a bolder mode asks less.",
+    Reason.RETURN_BELOW_MODE: "The expected net return is below what your mode asks; a bolder mode asks less.",
+    Reason.LOWER_BOUND_NOT_POSITIVE: "The expected return is not distinguishable from zero.",
+    Reason.NO_QUOTE: "No quote for this symbol now; it is asked again on the next cycle.",
+    Reason.QUOTE_STALE: "The newest quote is too old to trade on.",
+    Reason.QUOTE_UNUSABLE: "The quote is zero, crossed or outside its own band.",
+    Reason.PRICE_MOVED: "The price has left the level the prediction was made at.",
+    Reason.AUTO_TRADING_DISABLED: "Enable it with POST /v1/auto-trading/enable.",
+    Reason.SYMBOL_NOT_SELECTED: "Add the symbol with PUT /v1/auto-trading/settings.",
+    Reason.BROKER_UNAVAILABLE: "The broker account did not answer; check it under broker accounts.",
+    Reason.PLAN_LIMIT: "Today's auto-trades of your plan are used up; they return at midnight IST, or upgrade.",
+    Reason.OWN_DAY_LIMIT: "Your own daily limit is reached; change entries_per_day_max in the settings.",
+    Reason.ALREADY_HELD: "A trade in this symbol is open already.",
+    Reason.ORDER_OPEN: "An order in this symbol is still open.",
+    Reason.ORDER_UNKNOWN: "An order's outcome is unknown; the symbol is blocked until the broker's book settles it.",
+    Reason.EXITED_TODAY: "This symbol was left today; it may be entered again tomorrow.",
+    Reason.ENTRY_FAILED_TODAY: "An entry in this symbol failed today; it may be tried again tomorrow.",
+    Reason.FUNDS_IN_USE_LIMIT: "80 % of the funds are in use; exits free them.",
+    Reason.BUDGET_BELOW_ONE_SHARE: "The budget per trade is less than one share; add funds.",
+    Reason.EDGE_BELOW_CHARGES: "At this size the charges eat the expected return; add funds.",
+    Reason.TOO_LATE_FOR_INTRADAY: "Intraday entries stop before the square-off; use delivery or wait for tomorrow.",
+    Reason.OUTSIDE_PRICE_BAND: "The limit price lies outside the exchange's band.",
+    Reason.OUTSIDE_COLLAR: "The limit price is too far from the market.",
+    Reason.NOT_ON_TICK: "The limit price is not a multiple of the tick.",
+    Reason.QUANTITY_INVALID: "The quantity is not a positive multiple of the lot.",
+    Reason.ABOVE_FREEZE_QUANTITY: "The exchange freezes orders of this size.",
+    Reason.ORDER_VALUE_LIMIT: "The order's value is above the platform's limit.",
+    Reason.SELL_EXCEEDS_HOLDING: "More would be sold than is held.",
+    Reason.INSUFFICIENT_FUNDS: "There is not enough free cash.",
+}
+"""What the user can do about each reason, in one sentence."""

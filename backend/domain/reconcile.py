@@ -1,0 +1,123 @@
+"""Bringing an order in line with the broker's book: pure, and applying it twice changes nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from backend.domain.orders import OrderEventKind, OrderState, Progress
+
+LOST_AFTER_S = 15.0
+"""An order that the book has not shown for this long after its send is UNKNOWN (looked up several times by then)."""
+
+
+class BookStatus(StrEnum):
+    """A broker's word on an order, in Sauda's terms."""
+
+    OPEN = "open"
+    COMPLETE = "complete"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class BookTrade:
+    """One execution as the broker shows it: shares, rupees per share, all charges in rupees."""
+
+    trade_id: str
+    quantity: int
+    price: Decimal
+    charges: Decimal
+    traded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BookOrder:
+    """One order as the broker shows it, with its executions, oldest first."""
+
+    broker_order_id: str
+    tag: str
+    status: BookStatus
+    message: str
+    trades: tuple[BookTrade, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownOrder:
+    """One order as Sauda knows it. `age_s` is real seconds since it was submitted."""
+
+    state: OrderState
+    quantity: int
+    client_order_id: str
+    known_trade_ids: frozenset[str]
+    filled_quantity: int
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event to apply, with the fill that caused it where there is one."""
+
+    event: OrderEventKind
+    detail: str
+    trade: BookTrade | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the book says beyond what is known; empty where nothing is new."""
+
+    broker_order_id: str | None
+    steps: tuple[Step, ...]
+
+
+_ENDINGS: Mapping[BookStatus, OrderEventKind] = {
+    BookStatus.REJECTED: OrderEventKind.REJECTED,
+    BookStatus.CANCELLED: OrderEventKind.CANCELLED,
+    BookStatus.EXPIRED: OrderEventKind.EXPIRED,
+}
+
+_ENDED = {
+    OrderState.FILLED,
+    OrderState.REJECTED,
+    OrderState.CANCELLED,
+    OrderState.EXPIRED,
+}
+
+
+def settle(order: KnownOrder, shown: Sequence[BookOrder], absence_is_proof_after_s: float | None) -> Settlement:
+    """What to apply to `order`, given the book's orders with its tag.
+
+    Args:
+        shown: the book's orders that carry the order's tag; a complete report, never a failed one.
+        absence_is_proof_after_s: seconds after which this broker's silence proves that the order never arrived;
+            None for a broker whose book may be late, where silence makes the order UNKNOWN.
+    """
+    if not shown:
+        return Settlement(None, _absent(order, absence_is_proof_after_s))
+    book = shown[0]
+    steps: list[Step] = []
+    filled = order.filled_quantity
+    new = [trade for trade in book.trades if trade.trade_id not in order.known_trade_ids]
+    ended = order.state in _ENDED
+    if order.state in {OrderState.SUBMITTED, OrderState.UNKNOWN} and book.status is not BookStatus.REJECTED:
+        steps.append(Step(OrderEventKind.ACCEPTED, f"in the broker's book as {book.broker_order_id}"))
+    for trade in new:
+        filled += trade.quantity
+        steps.append(Step(Progress(filled, order.quantity).fill_event(), f"trade {trade.trade_id}", trade))
+    ending = _ENDINGS.get(book.status)
+    if ending is not None and not ended and filled < order.quantity:
+        steps.append(Step(ending, book.message))
+    return Settlement(book.broker_order_id, tuple(steps))
+
+
+def _absent(order: KnownOrder, absence_is_proof_after_s: float | None) -> tuple[Step, ...]:
+    if order.state not in {OrderState.SUBMITTED, OrderState.UNKNOWN}:
+        return ()
+    if absence_is_proof_after_s is not None and order.age_s >= absence_is_proof_after_s:
+        return (Step(OrderEventKind.ABANDONED, "absent from the broker's book: it never arrived"),)
+    if order.state is OrderState.SUBMITTED and order.age_s >= LOST_AFTER_S:
+        return (Step(OrderEventKind.LOST, "the broker's book has not shown it; the symbol is blocked until it does"),)
+    return ()

@@ -1,0 +1,139 @@
+"""The composition root: the only place that reads the environment and the real clock, and wires everything once."""
+
+import contextlib
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import httpx
+from fastapi import FastAPI
+from httpx_aiohttp import AiohttpTransport
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from backend import log
+from backend.api.app import create_api
+from backend.api.state import ApiState
+from backend.brokers.paper import PaperBroker, PaperMarket
+from backend.config import Settings
+from backend.db import Sessions, create_engine, create_sessions
+from backend.domain.calendar import standard_calendar
+from backend.domain.risk import RiskLimits
+from backend.errors import UpstreamError
+from backend.security import Security
+from backend.services.context import Trading, TradingRules
+from backend.services.market_calendar import MarketCalendar
+from backend.services.market_data_client import MarketDataClient
+from backend.services.ml_service_client import MlServiceClient
+from backend.services.quote_board import QuoteBoard
+from backend.trading_loop import TradingLoop
+from contracts.common import Environment
+
+Clock = Callable[[], Awaitable[datetime]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """One process's engine, HTTP client and trading world."""
+
+    engine: AsyncEngine
+    sessions: Sessions
+    http: httpx.AsyncClient
+    trading: Trading
+
+    async def close(self) -> None:
+        await self.http.aclose()
+        await self.engine.dispose()
+
+
+def real_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def wire(settings: Settings, announce: Callable[[str], None], clock: Clock | None = None) -> Wired:
+    """Build the trading world. `clock` replaces the market's own (a replay brings one)."""
+    engine = create_engine(settings.database_url)
+    sessions = create_sessions(engine)
+    http = httpx.AsyncClient(transport=AiohttpTransport(), timeout=settings.gather_timeout_s)
+    market_data = MarketDataClient(http, settings.data_service_url, settings.gather_timeout_s)
+    calendar = MarketCalendar(standard_calendar())
+
+    async def market_now() -> datetime:
+        if settings.environment is Environment.SIMULATED:
+            return (await market_data.clock()).now
+        return real_now()
+
+    now = clock or market_now
+
+    async def quotes(symbols, as_of):
+        return (await market_data.quotes(symbols, as_of)).quotes
+
+    paper_market = PaperMarket(now, quotes, market_data.bars_since, calendar.phase, calendar.session_ended)
+    trading = Trading(
+        sessions=sessions,
+        brokers={PaperBroker.name: PaperBroker(sessions, paper_market)},
+        market_data=market_data,
+        ml_service=MlServiceClient(http, settings.ml_service_url, settings.gather_timeout_s),
+        calendar=calendar,
+        rules=rules_of(settings),
+        clock=now,
+        announce=announce,
+    )
+    return Wired(engine, sessions, http, trading)
+
+
+def rules_of(settings: Settings) -> TradingRules:
+    """The deployment's trading rules out of its settings."""
+    return TradingRules(
+        environment=settings.environment,
+        trader=settings.trader_name or f"{socket.gethostname()}-{secrets.token_hex(3)}",
+        cycle_interval_s=settings.cycle_interval_s,
+        shards=settings.shards,
+        horizon_sessions=settings.horizon_sessions,
+        order_rest_s_max=settings.order_rest_s_max,
+        decisions_kept_days=settings.decisions_kept_days,
+        limits=RiskLimits(
+            quote_age_s_max=settings.quote_age_s_max,
+            order_value_rupees_max=Decimal(settings.order_value_rupees_max),
+        ),
+    )
+
+
+async def start_loop(settings: Settings, wired: Wired) -> TradingLoop:
+    """Start the trader's clockwork; data_service may still be starting, the loop then waits for it."""
+    speed = 1.0
+    with contextlib.suppress(UpstreamError):
+        speed = (await wired.trading.market_data.clock()).speed
+    loop = TradingLoop(wired.trading, speed=speed, reconcile_interval_s=settings.reconcile_interval_s)
+    await loop.start()
+    return loop
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The gateway: the REST API, and the trading loop inside it unless a separate trader runs."""
+    settings = settings or Settings()
+    wired = wire(settings, log.announce)
+    board = QuoteBoard(wired.trading.market_data, settings.environment)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loop = await start_loop(settings, wired) if settings.trader_enabled else None
+        async with board.running():
+            yield
+        if loop is not None:
+            loop.stop()
+        await wired.close()
+
+    state = ApiState(
+        sessions=wired.sessions,
+        trading=wired.trading,
+        security=Security(settings.secret_key.get_secret_value(), settings.access_token_minutes, real_now),
+        quote_board=board,
+        paper_deposit_rupees=Decimal(settings.paper_deposit_rupees),
+        cors_origins=tuple(settings.cors_origins),
+        environment=settings.environment,
+    )
+    return create_api(state, lifespan)

@@ -1,0 +1,94 @@
+"""Orders, the append-only record of what happened to them, and their fills."""
+
+from datetime import date, datetime
+from decimal import Decimal
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, Numeric, String, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.domain.market import OrderType, Product, Side
+from backend.domain.orders import Intent, OrderEventKind, OrderState
+from backend.models.base import Base, BigId, CreatedAt, Money, Price, enum_type
+
+
+class Order(Base):
+    """One broker order. Recorded before it is sent; `client_order_id` is the tag the broker sees."""
+
+    __tablename__ = "orders"
+
+    id: Mapped[BigId]
+    client_order_id: Mapped[str] = mapped_column(String(20), unique=True)
+    auto_trade_id: Mapped[int] = mapped_column(ForeignKey("auto_trades.id"), index=True)
+    cycle_id: Mapped[int] = mapped_column(ForeignKey("cycles.id"))
+    shard: Mapped[int] = mapped_column(Integer)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"))
+    intent: Mapped[Intent] = mapped_column(enum_type(Intent))
+    symbol: Mapped[str] = mapped_column(String(20))
+    exchange: Mapped[str] = mapped_column(String(3))
+    side: Mapped[Side] = mapped_column(enum_type(Side))
+    product: Mapped[Product] = mapped_column(enum_type(Product))
+    order_type: Mapped[OrderType] = mapped_column(enum_type(OrderType))
+    quantity: Mapped[int] = mapped_column(Integer)
+    limit_price: Mapped[Price]
+    state: Mapped[OrderState] = mapped_column(enum_type(OrderState))
+    filled_quantity: Mapped[int] = mapped_column(Integer, default=0)
+    average_price: Mapped[Decimal | None] = mapped_column(Numeric(18, 6))
+    broker_order_id: Mapped[str | None] = mapped_column(String(40))
+    status_message: Mapped[str | None] = mapped_column(String(300))
+    environment: Mapped[str] = mapped_column(String(12))
+    decided_at: Mapped[datetime]
+    submitted_at: Mapped[datetime | None]
+    created_at: Mapped[CreatedAt]
+
+    __table_args__ = (
+        CheckConstraint("quantity > 0", name="quantity_positive"),
+        CheckConstraint("filled_quantity BETWEEN 0 AND quantity", name="filled_within_quantity"),
+        Index(
+            "ix_orders_live",
+            "account_id",
+            postgresql_where=text(
+                "state IN ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')"
+            ),
+        ),
+    )
+
+
+class OrderEvent(Base):
+    """One transition of one order; never updated or deleted."""
+
+    __tablename__ = "order_events"
+
+    id: Mapped[BigId]
+    order_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("orders.id"), index=True)
+    kind: Mapped[OrderEventKind] = mapped_column(enum_type(OrderEventKind))
+    from_state: Mapped[OrderState] = mapped_column(enum_type(OrderState, "from_state"))
+    to_state: Mapped[OrderState] = mapped_column(enum_type(OrderState, "to_state"))
+    detail: Mapped[str] = mapped_column(String(300), default="")
+    market_at: Mapped[datetime]
+    created_at: Mapped[CreatedAt]
+
+
+class Fill(Base):
+    """One execution as the broker reported it; unique by (account, trade id, date), never updated or deleted."""
+
+    __tablename__ = "fills"
+
+    id: Mapped[BigId]
+    order_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("orders.id"), index=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"))
+    trade_id: Mapped[str] = mapped_column(String(40))
+    trade_date: Mapped[date]
+    symbol: Mapped[str] = mapped_column(String(20))
+    side: Mapped[Side] = mapped_column(enum_type(Side))
+    quantity: Mapped[int] = mapped_column(Integer)
+    price: Mapped[Price]
+    charges: Mapped[Money]
+    filled_at: Mapped[datetime]
+    created_at: Mapped[CreatedAt]
+
+    __table_args__ = (
+        UniqueConstraint("account_id", "trade_id", "trade_date"),
+        CheckConstraint("quantity > 0", name="quantity_positive"),
+        CheckConstraint("price > 0", name="price_positive"),
+    )

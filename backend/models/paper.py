@@ -1,0 +1,89 @@
+"""The paper broker's own book: its orders, its trades, and cash and holdings as append-only entries.
+
+It stands apart from the platform's orders on purpose, as a real broker's book would.
+"""
+
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Numeric, String, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.domain.market import OrderType, Product, Side
+from backend.domain.matching import PaperStatus
+from backend.models.base import Base, BigId, CreatedAt, Money, Price, enum_type
+
+
+class PaperOrder(Base):
+    """An order in the paper broker's book. `matched_through` is the end of the last bar it was matched against."""
+
+    __tablename__ = "paper_orders"
+
+    id: Mapped[BigId]
+    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"))
+    tag: Mapped[str] = mapped_column(String(20), index=True)
+    symbol: Mapped[str] = mapped_column(String(20))
+    exchange: Mapped[str] = mapped_column(String(3))
+    side: Mapped[Side] = mapped_column(enum_type(Side))
+    product: Mapped[Product] = mapped_column(enum_type(Product))
+    order_type: Mapped[OrderType] = mapped_column(enum_type(OrderType))
+    quantity: Mapped[int] = mapped_column(Integer)
+    limit_price: Mapped[Price]
+    trigger_price: Mapped[Decimal | None] = mapped_column(Numeric(18, 4))
+    status: Mapped[PaperStatus] = mapped_column(enum_type(PaperStatus))
+    filled_quantity: Mapped[int] = mapped_column(Integer, default=0)
+    filled_value: Mapped[Money] = mapped_column(default=Decimal(0))
+    charges: Mapped[Money] = mapped_column(default=Decimal(0))
+    message: Mapped[str] = mapped_column(String(300), default="")
+    placed_at: Mapped[datetime]
+    matched_through: Mapped[datetime]
+    created_at: Mapped[CreatedAt]
+
+    __table_args__ = (
+        Index(
+            "ix_paper_orders_resting",
+            "account_id",
+            postgresql_where=text("status IN ('open', 'trigger_pending')"),
+        ),
+    )
+
+
+class PaperTrade(Base):
+    """One execution in the paper broker's book. Never updated or deleted."""
+
+    __tablename__ = "paper_trades"
+
+    id: Mapped[BigId]
+    order_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("paper_orders.id"), index=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"))
+    quantity: Mapped[int] = mapped_column(Integer)
+    price: Mapped[Price]
+    charges: Mapped[Money]
+    trade_date: Mapped[date]
+    traded_at: Mapped[datetime]
+    created_at: Mapped[CreatedAt]
+
+
+class PaperEntryKind(StrEnum):
+    DEPOSIT = "deposit"
+    TRADE = "trade"
+    CHARGES = "charges"
+
+
+class PaperEntry(Base):
+    """A change of an account's cash (asset INR, rupees) or holding (asset = symbol, shares), and the balance after."""
+
+    __tablename__ = "paper_entries"
+
+    id: Mapped[BigId]
+    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"))
+    asset: Mapped[str] = mapped_column(String(20))
+    kind: Mapped[PaperEntryKind] = mapped_column(enum_type(PaperEntryKind))
+    amount: Mapped[Money]
+    balance_after: Mapped[Money]
+    trade_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("paper_trades.id"))
+    at: Mapped[datetime]
+    created_at: Mapped[CreatedAt]
+
+    __table_args__ = (Index("ix_paper_entries_account_id_asset_id", "account_id", "asset", "id"),)

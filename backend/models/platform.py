@@ -1,0 +1,40 @@
+"""Platform-wide records: messages to deliver after commit, and an admin's corrections of the market calendar."""
+
+from datetime import date, datetime, time
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.models.base import Base, BigId, CreatedAt
+
+
+class OutboxMessage(Base):
+    """A message written in the transaction it tells of, and delivered afterwards."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[BigId]
+    topic: Mapped[str] = mapped_column(String(40))
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[CreatedAt]
+    delivered_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_outbox_undelivered", "id", postgresql_where=text("delivered_at IS NULL")),)
+
+
+class CalendarOverride(Base):
+    """A day an admin added or corrected. `kind`: closed, open or settlement_holiday; the newest row of a day counts."""
+
+    __tablename__ = "calendar_overrides"
+
+    id: Mapped[BigId]
+    day: Mapped[date]
+    exchange: Mapped[str | None] = mapped_column(String(3))
+    kind: Mapped[str] = mapped_column(String(24))
+    open_at: Mapped[time | None]
+    close_at: Mapped[time | None]
+    reason: Mapped[str] = mapped_column(String(300))
+    created_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[CreatedAt]

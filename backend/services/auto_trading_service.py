@@ -1,0 +1,146 @@
+"""One trading cycle, step by step: tick → open → gather → gather users → decide → record → send → settle."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from backend.domain.calendar import IST
+from backend.domain.decide import MODE_RULES, MarketView, Mode, Ranking, UserDecision, UserState, decide, rank
+from backend.domain.risk import RiskLimits
+from backend.services.context import Trading
+from backend.services.cycle_service import (
+    FencedError,
+    OpenCycle,
+    ShardClaim,
+    claim_shard,
+    finish_cycle,
+    finish_shard,
+    open_cycle,
+    planned_tick,
+    store_inputs,
+)
+from backend.services.gather_service import MarketInputs, gather_market, gather_users
+from backend.services.order_service import send
+from backend.services.reconcile_service import reconcile
+from backend.services.record_service import Recorded, record
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class CycleReport:
+    """What one tick did, for the console, the log and the cycle's row."""
+
+    scheduled_at: datetime
+    users: int = 0
+    entries: int = 0
+    exits: int = 0
+    denied: dict[str, int] = field(default_factory=dict[str, int])
+    candidates: dict[str, int] = field(default_factory=dict[str, int])
+    rejected: dict[str, int] = field(default_factory=dict[str, int])
+    symbols: int = 0
+    problems: dict[str, str] = field(default_factory=dict[str, str])
+
+    def line(self) -> str:
+        """One readable line, market time first."""
+        at = self.scheduled_at.astimezone(IST)
+        modes = ", ".join(f"{mode} {count}" for mode, count in self.candidates.items())
+        denied = ", ".join(f"{reason} {count}" for reason, count in sorted(self.denied.items()))
+        parts = [
+            f"{at:%a %d %b %Y %H:%M} IST  cycle: {self.symbols} symbols, candidates {modes or 'none'}",
+            f"{self.users} users, {self.entries} entries, {self.exits} exits",
+            f"denied: {denied}" if denied else "",
+            "; ".join(f"no {name}: {detail}" for name, detail in self.problems.items()),
+        ]
+        return " | ".join(part for part in parts if part)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "users": self.users,
+            "entries": self.entries,
+            "exits": self.exits,
+            "denied": self.denied,
+            "candidates": self.candidates,
+            "rejected": self.rejected,
+            "symbols": self.symbols,
+            "problems": self.problems,
+        }
+
+
+async def run_cycle(trading: Trading, now: datetime) -> CycleReport | None:
+    """Run the tick that `now` belongs to; None where no stock trades now or every part of it is done or being done."""
+    scheduled_at = planned_tick(now, trading.rules.cycle_interval_s)
+    if not trading.calendar.any_continuous(now):
+        return None
+    cycle = await open_cycle(trading, scheduled_at)
+    inputs = await gather_market(trading, now)
+    report = CycleReport(scheduled_at, symbols=len(inputs.view.continuous), problems=dict(inputs.problems))
+    if cycle.mine:
+        await store_inputs(trading.sessions, cycle.id, inputs.stored())
+    rankings = rank_modes(inputs.view, trading.rules.limits)
+    report.candidates = {mode.value: len(r.candidates) for mode, r in rankings.items() if r.candidates}
+    report.rejected = dict(Counter(reason.value for r in rankings.values() for reason in r.rejected.values()))
+    worked = False
+    while claim := await claim_shard(trading, cycle.id):
+        worked = True
+        await run_shard(trading, cycle, claim, inputs, rankings, report)
+    if cycle.mine:
+        await finish_cycle(trading.sessions, cycle.id, report.summary())
+    return report if worked else None
+
+
+async def run_shard(
+    trading: Trading,
+    cycle: OpenCycle,
+    claim: ShardClaim,
+    inputs: MarketInputs,
+    rankings: dict[Mode, Ranking],
+    report: CycleReport,
+) -> None:
+    """One shard of users: gather → decide → record → send → settle. A newer claim ends it quietly."""
+    market = inputs.view
+    users = await gather_users(trading, claim.shard, claim.shards, market)
+    decisions = decide_all(market, rankings, users, trading.rules.limits)
+    try:
+        recorded = await record(trading, claim, cycle.scheduled_at, market.now, market.today, decisions)
+    except FencedError as fenced:
+        log.warning("record_fenced", detail=str(fenced))
+        return
+    count(report, decisions)
+    await send(trading, claim, recorded)
+    await settle(trading, recorded)
+    await finish_shard(trading.sessions, claim)
+
+
+def rank_modes(market: MarketView, limits: RiskLimits) -> dict[Mode, Ranking]:
+    """Every mode's candidates, ranked once for all of its users."""
+    return {mode: rank(market, mode, limits) for mode in MODE_RULES}
+
+
+def decide_all(
+    market: MarketView, rankings: dict[Mode, Ranking], users: list[UserState], limits: RiskLimits
+) -> list[UserDecision]:
+    """The pure decision for each user."""
+    return [decide(market, rankings[user.mode], user, limits) for user in users]
+
+
+async def settle(trading: Trading, recorded: list[Recorded]) -> None:
+    """Bring what was just sent in line with the brokers' books; nothing sent, nothing to ask."""
+    if recorded:
+        await reconcile(trading)
+
+
+def count(report: CycleReport, decisions: list[UserDecision]) -> None:
+    """Add a shard's decisions, as recorded, to the tick's figures."""
+    report.users += len(decisions)
+    for decision in decisions:
+        report.entries += len(decision.entries)
+        report.exits += len(decision.exits)
+        reasons = [o.reason.value for o in decision.outcomes if o.reason is not None]
+        if decision.user.unavailable is not None:
+            reasons.append(decision.user.unavailable.value)
+        for reason in reasons:
+            report.denied[reason] = report.denied.get(reason, 0) + 1

@@ -1,0 +1,151 @@
+"""The trading clock's rows: opening a tick once, and claiming its shards under growing fencing tokens."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from backend.db import Sessions
+from backend.domain.calendar import IST
+from backend.models import Cycle, CycleShard, CycleStatus, fencing_token
+from backend.services.context import Trading
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCycle:
+    """One tick that is being worked on. `mine` says whether this trader opened it."""
+
+    id: int
+    scheduled_at: datetime
+    mine: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShardClaim:
+    """The right to work on one shard until a newer claim replaces its token."""
+
+    cycle_id: int
+    shard: int
+    shards: int
+    token: int
+
+
+class FencedError(Exception):
+    """A newer claim exists: this worker was too slow and must write and send nothing more for the shard."""
+
+
+def planned_tick(now: datetime, interval_s: int) -> datetime:
+    """The tick `now` belongs to: ticks lie on whole multiples of the interval, so every trader names it the same."""
+    seconds = int(now.timestamp())
+    return now.astimezone(IST).replace(microsecond=0) - timedelta(seconds=seconds % interval_s)
+
+
+async def open_cycle(trading: Trading, scheduled_at: datetime) -> OpenCycle:
+    """Insert the tick's row, or find that another trader did."""
+    async with trading.sessions.begin() as session:
+        cycle_id = await session.scalar(
+            insert(Cycle)
+            .values(
+                scheduled_at=scheduled_at,
+                trade_date=scheduled_at.astimezone(IST).date(),
+                environment=trading.rules.environment.value,
+                status=CycleStatus.OPEN,
+            )
+            .on_conflict_do_nothing(index_elements=[Cycle.scheduled_at])
+            .returning(Cycle.id)
+        )
+        if cycle_id is not None:
+            shards = [{"cycle_id": cycle_id, "shard": shard} for shard in range(trading.rules.shards)]
+            await session.execute(insert(CycleShard), shards)
+            return OpenCycle(cycle_id, scheduled_at, mine=True)
+        found = await session.scalar(select(Cycle.id).where(Cycle.scheduled_at == scheduled_at))
+    if found is None:
+        raise LookupError(f"the cycle of {scheduled_at} was opened and is gone")
+    return OpenCycle(found, scheduled_at, mine=False)
+
+
+async def store_inputs(sessions: Sessions, cycle_id: int, inputs: dict[str, Any]) -> None:
+    """Keep what the cycle's decisions are made from, so that each can be explained later."""
+    async with sessions.begin() as session:
+        await session.execute(update(Cycle).where(Cycle.id == cycle_id).values(inputs=inputs))
+
+
+_CLAIM = text("""
+    UPDATE cycle_shards SET token = nextval('fencing_token_seq'),
+           claimed_until = clock_timestamp() + make_interval(secs => :lease_s)
+     WHERE (cycle_id, shard) = (
+           SELECT cycle_id, shard FROM cycle_shards
+            WHERE cycle_id = :cycle_id AND NOT done AND NOT recorded
+              AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+            ORDER BY shard LIMIT 1 FOR UPDATE SKIP LOCKED)
+ RETURNING shard, token
+""")
+
+
+async def claim_shard(trading: Trading, cycle_id: int) -> ShardClaim | None:
+    """Take a shard nobody holds; None where none is left. One that was recorded already is left to reconciliation."""
+    async with trading.sessions.begin() as session:
+        row = (await session.execute(_CLAIM, {"cycle_id": cycle_id, "lease_s": trading.rules.lease_s})).one_or_none()
+    return None if row is None else ShardClaim(cycle_id, row.shard, trading.rules.shards, row.token)
+
+
+async def hold(session: AsyncSession, claim: ShardClaim) -> None:
+    """Prove inside a transaction that `claim` is still the newest, and keep others from claiming until it ends.
+
+    Raises:
+        FencedError: a newer claim exists.
+    """
+    token = await session.scalar(
+        select(CycleShard.token)
+        .where(CycleShard.cycle_id == claim.cycle_id, CycleShard.shard == claim.shard)
+        .with_for_update()
+    )
+    if token != claim.token:
+        raise FencedError(f"shard {claim.shard} of cycle {claim.cycle_id} has a newer claim")
+
+
+async def fence(session: AsyncSession, cycle_id: int, shard: int) -> None:
+    """Take the right to send from whoever holds the shard. Joins the caller's transaction."""
+    await session.execute(
+        update(CycleShard)
+        .where(CycleShard.cycle_id == cycle_id, CycleShard.shard == shard)
+        .values(token=fencing_token.next_value(), done=True)
+    )
+
+
+async def finish_shard(sessions: Sessions, claim: ShardClaim) -> None:
+    async with sessions.begin() as session:
+        await session.execute(
+            update(CycleShard)
+            .where(
+                CycleShard.cycle_id == claim.cycle_id,
+                CycleShard.shard == claim.shard,
+                CycleShard.token == claim.token,
+            )
+            .values(done=True)
+        )
+
+
+async def finish_cycle(sessions: Sessions, cycle_id: int, summary: dict[str, Any]) -> None:
+    """Close the tick with its figures."""
+    async with sessions.begin() as session:
+        await session.execute(
+            update(Cycle)
+            .where(Cycle.id == cycle_id)
+            .values(status=CycleStatus.DONE, summary=summary, finished_at=func.clock_timestamp())
+        )
+
+
+async def mark_missed(sessions: Sessions, before: datetime) -> int:
+    """Close older ticks that nobody finished, and say how many there were."""
+    async with sessions.begin() as session:
+        missed = await session.scalars(
+            update(Cycle)
+            .where(Cycle.status == CycleStatus.OPEN, Cycle.scheduled_at < before)
+            .values(status=CycleStatus.MISSED, finished_at=func.clock_timestamp())
+            .returning(Cycle.id)
+        )
+        return len(missed.all())

@@ -1,0 +1,267 @@
+"""Gathering what a cycle decides on: the market once for everybody, then each shard's users in one query."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, cast
+
+import structlog
+from sqlalchemy import text
+
+from backend.brokers.base import AccountSnapshot, BrokerError, BrokerUnavailableError
+from backend.domain.calendar import IST, Phase
+from backend.domain.charges import round_trip_fraction
+from backend.domain.decide import MarketView, Mode, OpenTrade, Signal, UserState
+from backend.domain.market import Product
+from backend.domain.reasons import Reason
+from backend.domain.risk import QuoteView
+from backend.errors import SaudaError
+from backend.services.context import Trading
+from backend.services.market_calendar import EXCHANGE
+from backend.services.ml_service_client import SignalBatch
+from contracts.market import QuotesReply
+from contracts.predictions import PredictionsReply
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class MarketInputs:
+    """The market as one cycle saw it. `problems` says which batch did not come and why."""
+
+    view: MarketView
+    problems: Mapping[str, str] = field(default_factory=dict[str, str])
+    quotes: QuotesReply | None = None
+    predictions: PredictionsReply | None = None
+
+    def stored(self) -> dict[str, Any]:
+        """The inputs as the cycle's row keeps them."""
+        return {
+            "now": self.view.now.isoformat(),
+            "quotes": self.quotes.model_dump(mode="json") if self.quotes else None,
+            "predictions": self.predictions.model_dump(mode="json") if self.predictions else None,
+            "problems": dict(self.problems),
+        }
+
+
+_SYMBOLS = text("""
+    SELECT DISTINCT unnest(symbols) AS symbol FROM auto_trade_settings WHERE enabled
+    UNION SELECT DISTINCT symbol FROM auto_trades WHERE status IN ('entering', 'open', 'exiting')
+    ORDER BY symbol
+""")
+
+
+async def gather_market(trading: Trading, now: datetime) -> MarketInputs:
+    """One batch of quotes and one of predictions for every symbol anybody needs, side by side, outside a transaction.
+
+    A batch that does not come leaves its part empty: exits need no prediction, and nothing is traded without a quote.
+    """
+    async with trading.sessions() as session:
+        symbols = list((await session.scalars(_SYMBOLS)).all())
+    if not symbols:
+        return MarketInputs(market_view(trading, now, (), {}, {}))
+    quotes, predictions = await asyncio.gather(
+        trading.market_data.quotes(symbols, now),
+        trading.ml_service.predictions(symbols, now, trading.rules.horizon_sessions),
+        return_exceptions=True,
+    )
+    problems: dict[str, str] = {}
+    for name, batch in (("quotes", quotes), ("predictions", predictions)):
+        if isinstance(batch, SaudaError):
+            problems[name] = batch.detail
+            log.warning("gather_failed", batch=name, detail=batch.detail)
+        elif isinstance(batch, BaseException):
+            raise batch
+    signal_batch = predictions if isinstance(predictions, SignalBatch) else None
+    quote_batch = None if isinstance(quotes, BaseException) else quotes
+    view = market_view(
+        trading,
+        now,
+        symbols,
+        {symbol: quote.view for symbol, quote in quote_batch.quotes.items()} if quote_batch else {},
+        signal_batch.signals if signal_batch else {},
+    )
+    return MarketInputs(
+        view,
+        problems,
+        quote_batch.reply if quote_batch else None,
+        signal_batch.reply if signal_batch else None,
+    )
+
+
+def market_view(
+    trading: Trading,
+    now: datetime,
+    symbols: Iterable[str],
+    quotes: Mapping[str, QuoteView],
+    signals: Mapping[str, Signal],
+) -> MarketView:
+    """The pure decision's view of the market, from the calendar and the two batches."""
+    calendar = trading.calendar
+    today = now.astimezone(IST).date()
+    continuous: dict[str, bool] = {}
+    square_off: dict[str, datetime] = {}
+    for symbol in symbols:
+        continuous[symbol] = calendar.phase(symbol, now) is Phase.CONTINUOUS
+        at = calendar.square_off_at(symbol, today)
+        if at is not None:
+            square_off[symbol] = at
+    horizon_ends: dict[int, date] = {}
+
+    def horizon_end(sessions: int) -> date:
+        if sessions not in horizon_ends:
+            horizon_ends[sessions] = calendar.horizon_end(today, sessions)
+        return horizon_ends[sessions]
+
+    def charges(price: Decimal, quantity: int, product: Product) -> Decimal:
+        return round_trip_fraction(price, quantity, product, EXCHANGE, on=today)
+
+    return MarketView(
+        now=now,
+        today=today,
+        continuous=continuous,
+        square_off_at=square_off,
+        signals=signals,
+        quotes=quotes,
+        exchange=EXCHANGE.value,
+        horizon_end=horizon_end,
+        round_trip_charges=charges,
+    )
+
+
+# One row per user: settings, limits, quota left, open trades and orders. Money travels in JSON as text: it stays exact.
+_USERS = text("""
+    WITH live_trades AS (
+        SELECT user_id, json_agg(json_build_object(
+                   'id', id, 'symbol', symbol, 'status', status, 'product', product, 'strategy', strategy,
+                   'held', entry_quantity - exit_quantity, 'target', target_price::text, 'stop', stop_price::text,
+                   'ends', horizon_ends_on) ORDER BY id) AS trades
+          FROM auto_trades WHERE status IN ('entering', 'open', 'exiting') GROUP BY user_id),
+    live_orders AS (
+        SELECT user_id, json_agg(json_build_array(symbol, state)) AS orders FROM orders
+         WHERE state IN ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')
+         GROUP BY user_id),
+    ended_today AS (
+        SELECT user_id, json_agg(json_build_array(symbol, status)) AS ended FROM auto_trades
+         WHERE closed_at >= :day_start GROUP BY user_id)
+    SELECT s.user_id, s.enabled, s.mode, s.product, s.symbols, s.entries_per_day_max,
+           a.id AS account_id, a.broker, p.auto_trades_per_day, coalesce(u.entries_used, 0) AS entries_used,
+           t.trades, o.orders, e.ended
+      FROM auto_trade_settings s
+      JOIN users ON users.id = s.user_id AND users.active
+      LEFT JOIN broker_accounts a ON a.user_id = s.user_id AND a.is_primary AND a.status = 'ready'
+      LEFT JOIN subscriptions b ON b.user_id = s.user_id AND b.status = 'active'
+      JOIN plans p ON p.code = coalesce(b.plan_code, 'free')
+      LEFT JOIN daily_usage u ON u.user_id = s.user_id AND u.trade_date = :today
+      LEFT JOIN live_trades t ON t.user_id = s.user_id
+      LEFT JOIN live_orders o ON o.user_id = s.user_id
+      LEFT JOIN ended_today e ON e.user_id = s.user_id
+     WHERE mod(s.user_id, :shards) = :shard AND (s.enabled OR t.user_id IS NOT NULL)
+     ORDER BY s.user_id
+""")
+
+
+async def gather_users(trading: Trading, shard: int, shards: int, market: MarketView) -> list[UserState]:
+    """Every user of a shard who trades or holds something: one query, then funds and holdings from the brokers."""
+    day_start = datetime.combine(market.today, datetime.min.time(), tzinfo=IST)
+    async with trading.sessions() as session:
+        rows = (
+            await session.execute(
+                _USERS, {"today": market.today, "day_start": day_start, "shards": shards, "shard": shard}
+            )
+        ).all()
+    snapshots = await _snapshots(trading, rows)
+    return [_user_state(row, snapshots.get(row.account_id), market) for row in rows]
+
+
+async def _snapshots(trading: Trading, rows: Sequence[Any]) -> Mapping[int, AccountSnapshot | BrokerError]:
+    by_broker: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        if row.account_id is not None:
+            by_broker[row.broker].append(row.account_id)
+    names = [name for name in by_broker if name in trading.brokers]
+    replies = await asyncio.gather(
+        *(trading.brokers[name].snapshots(by_broker[name]) for name in names), return_exceptions=True
+    )
+    merged: dict[int, AccountSnapshot | BrokerError] = {}
+    for name, reply in zip(names, replies, strict=True):
+        if isinstance(reply, BrokerError | TimeoutError):
+            failed = BrokerUnavailableError(f"{name} did not report funds: {reply}")
+            merged |= dict.fromkeys(by_broker[name], failed)
+        elif isinstance(reply, BaseException):
+            raise reply
+        else:
+            merged |= reply
+    return merged
+
+
+def _user_state(row: Any, snapshot: AccountSnapshot | BrokerError | None, market: MarketView) -> UserState:
+    trades = cast("list[dict[str, Any]]", row.trades or [])
+    usable = isinstance(snapshot, AccountSnapshot)
+    cash = snapshot.cash if usable else Decimal(0)
+    cash_free = snapshot.cash_free if usable else Decimal(0)
+    holdings = snapshot.holdings if usable else {}
+    invested = _value(holdings, market, trades)
+    own_max = row.entries_per_day_max
+    return UserState(
+        user_id=row.user_id,
+        account_id=row.account_id or 0,
+        mode=Mode(row.mode),
+        product=Product(row.product),
+        symbols=frozenset(row.symbols),
+        enabled=row.enabled,
+        cash_free=cash_free,
+        funds_total=cash + invested,
+        funds_in_use=invested + (cash - cash_free),
+        plan_entries_left=row.auto_trades_per_day - row.entries_used,
+        own_entries_left=None if own_max is None else own_max - row.entries_used,
+        entries_cap=row.auto_trades_per_day if own_max is None else min(row.auto_trades_per_day, own_max),
+        holdings=holdings,
+        open_trades=tuple(_open_trade(t) for t in trades if t["status"] == "open"),
+        blocked=_blocked(holdings, trades, row.orders or [], row.ended or []),
+        unavailable=None if usable else Reason.BROKER_UNAVAILABLE,
+    )
+
+
+def _value(holdings: Mapping[str, int], market: MarketView, trades: Sequence[dict[str, Any]]) -> Decimal:
+    """Holdings in rupees at the last price; at the trade's stop, a cautious stand-in, where there is no quote now."""
+    stops = {trade["symbol"]: Decimal(trade["stop"]) for trade in trades}
+    total = Decimal(0)
+    for symbol, shares in holdings.items():
+        quote = market.quotes.get(symbol)
+        total += shares * (quote.last if quote is not None else stops.get(symbol, Decimal(0)))
+    return total
+
+
+def _open_trade(trade: Mapping[str, Any]) -> OpenTrade:
+    return OpenTrade(
+        trade_id=trade["id"],
+        symbol=trade["symbol"],
+        product=Product(trade["product"]),
+        strategy=trade["strategy"],
+        held=trade["held"],
+        target=Decimal(trade["target"]),
+        stop=Decimal(trade["stop"]),
+        horizon_ends_on=date.fromisoformat(trade["ends"]),
+    )
+
+
+def _blocked(
+    holdings: Mapping[str, int],
+    trades: Sequence[Mapping[str, Any]],
+    orders: Sequence[Sequence[str]],
+    ended: Sequence[Sequence[str]],
+) -> dict[str, Reason]:
+    """Symbols this user may not enter now; the gravest reason wins."""
+    blocked: dict[str, Reason] = {}
+    for symbol, status in ended:
+        blocked[symbol] = Reason.EXITED_TODAY if status == "closed" else Reason.ENTRY_FAILED_TODAY
+    blocked |= dict.fromkeys((symbol for symbol, shares in holdings.items() if shares), Reason.ALREADY_HELD)
+    blocked |= dict.fromkeys((trade["symbol"] for trade in trades), Reason.ALREADY_HELD)
+    for symbol, state in orders:
+        if blocked.get(symbol) is not Reason.ORDER_UNKNOWN:
+            blocked[symbol] = Reason.ORDER_UNKNOWN if state == "unknown" else Reason.ORDER_OPEN
+    return blocked

@@ -1,0 +1,156 @@
+"""data_service over HTTP: each call under one total deadline, wire shapes turned into the domain's."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from backend.brokers.paper import PaperQuote
+from backend.domain.calendar import IST
+from backend.domain.matching import BarView
+from backend.domain.risk import QuoteView
+from backend.errors import SaudaError, UpstreamError
+from contracts.common import Problem, Wire
+from contracts.market import (
+    BarsReply,
+    BarsRequest,
+    ClockReply,
+    Instrument,
+    InstrumentsReply,
+    Interval,
+    Quote,
+    QuotesReply,
+    QuotesRequest,
+)
+
+Reply = TypeVar("Reply", bound=Wire)
+_LENGTHS = {timedelta(minutes=1): Interval.MIN_1, timedelta(minutes=5): Interval.MIN_5}
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteBatch:
+    """Quotes for the decision, the reply as it came, and why the missing ones are missing."""
+
+    quotes: Mapping[str, PaperQuote]
+    reply: QuotesReply
+
+
+async def call(
+    http: httpx.AsyncClient, method: str, url: str, reply: type[Reply], *, body: Wire | None = None, timeout_s: float
+) -> Reply:
+    """One call to a service of ours, read into its contract.
+
+    Raises:
+        UpstreamError: no answer in time, a broken connection, a 5xx, or an answer outside the contract.
+        SaudaError: the service's own refusal (4xx), with its code.
+    """
+    content = body.model_dump_json(by_alias=True) if body is not None else None
+    headers = {"content-type": "application/json"} if content else None
+    try:
+        async with asyncio.timeout(timeout_s):
+            response = await http.request(method, url, content=content, headers=headers)
+    except (TimeoutError, httpx.HTTPError) as error:
+        raise UpstreamError(f"{url} did not answer: {error or type(error).__name__}") from error
+    if response.is_success:
+        try:
+            return reply.model_validate_json(response.content)
+        except ValidationError as error:
+            raise UpstreamError(f"{url} answered outside its contract: {error.error_count()} errors") from error
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        raise UpstreamError(f"{url} answered {response.status_code}") from None
+    if response.status_code >= 500:
+        raise UpstreamError(problem.detail, code=problem.code)
+    refused = SaudaError(problem.detail, code=problem.code)
+    refused.status, refused.title = problem.status, problem.title
+    raise refused
+
+
+class MarketDataClient:
+    """Calls data_service. Instruments are kept: they change by the day; quotes are never kept."""
+
+    def __init__(self, http: httpx.AsyncClient, base_url: str, timeout_s: float) -> None:
+        self._http = http
+        self._url = base_url.rstrip("/")
+        self._timeout_s = timeout_s
+        self.instruments: Mapping[str, Instrument] = {}
+
+    async def clock(self) -> ClockReply:
+        return await call(self._http, "GET", f"{self._url}/v1/clock", ClockReply, timeout_s=self._timeout_s)
+
+    async def load_instruments(self) -> Sequence[Instrument]:
+        url = f"{self._url}/v1/instruments"
+        reply = await call(self._http, "GET", url, InstrumentsReply, timeout_s=self._timeout_s)
+        self.instruments = {i.symbol: i for i in reply.instruments}
+        return reply.instruments
+
+    async def quotes(self, symbols: Sequence[str], as_of: datetime | None) -> QuoteBatch:
+        """Quotes of `symbols` as they stood at `as_of` (the market's present where None)."""
+        if not self.instruments:
+            await self.load_instruments()
+        url, body = f"{self._url}/v1/quotes", QuotesRequest(symbols=list(symbols), as_of=as_of)
+        reply = await call(self._http, "POST", url, QuotesReply, body=body, timeout_s=self._timeout_s)
+        quotes = {symbol: self.paper_quote(quote) for symbol, quote in reply.quotes.items() if symbol in self.instruments}
+        return QuoteBatch(quotes, reply)
+
+    async def bars(self, request: BarsRequest) -> BarsReply:
+        url = f"{self._url}/v1/bars"
+        return await call(self._http, "POST", url, BarsReply, body=request, timeout_s=self._timeout_s)
+
+    async def bars_since(self, since: Mapping[str, datetime], now: datetime) -> Mapping[str, Sequence[BarView]]:
+        """Finished bars that began at or after each symbol's instant, in the finest interval there is."""
+        symbols = sorted(since)
+        batch = await self.quotes(symbols, now)
+        lengths = {quote.bar.end - quote.bar.start for quote in batch.quotes.values()}
+        interval = _LENGTHS.get(min(lengths, default=timedelta(0)), Interval.MIN_1)
+        length = next(span for span, name in _LENGTHS.items() if name is interval)
+        request = BarsRequest(
+            symbols=symbols,
+            interval=interval,
+            from_=min(since.values()).astimezone(IST).date(),
+            through=now.astimezone(IST).date(),
+            as_of=now,
+            adjusted=False,
+        )
+        reply = await self.bars(request)
+        return {
+            symbol: [
+                BarView(start, start + length, opened, high, low, close, volume)
+                for start, opened, high, low, close, volume in zip(
+                    columns.start, columns.open, columns.high, columns.low, columns.close, columns.volume, strict=True
+                )
+                if start >= since[symbol]
+            ]
+            for symbol, columns in reply.series.items()
+        }
+
+    def paper_quote(self, quote: Quote) -> PaperQuote:
+        instrument = self.instruments[quote.symbol]
+        view = QuoteView(
+            symbol=quote.symbol,
+            as_of=quote.as_of,
+            last=quote.last,
+            bid=quote.bid,
+            ask=quote.ask,
+            lower_band=quote.lower_band,
+            upper_band=quote.upper_band,
+            tick=instrument.tick_size_rupees,
+            lot=instrument.lot_size,
+            freeze_quantity=instrument.freeze_quantity,
+            source=quote.source,
+        )
+        bar = BarView(
+            quote.bar_start,
+            quote.bar_end,
+            quote.bar_open,
+            quote.bar_high,
+            quote.bar_low,
+            quote.bar_close,
+            quote.bar_volume,
+        )
+        return PaperQuote(view, bar)

@@ -1,0 +1,41 @@
+"""Delivering what transactions left in the outbox: so far to the console, one readable line per trade."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import func, select
+
+from backend.models import OutboxMessage, User
+from backend.services.context import Trading
+
+BATCH_MAX = 200
+
+
+async def deliver(trading: Trading) -> int:
+    """Announce undelivered messages, oldest first. A crash in between may repeat a line; it never loses one."""
+    async with trading.sessions.begin() as session:
+        rows = (
+            await session.execute(
+                select(OutboxMessage, User.email)
+                .outerjoin(User, User.id == OutboxMessage.user_id)
+                .where(OutboxMessage.delivered_at.is_(None))
+                .order_by(OutboxMessage.id)
+                .limit(BATCH_MAX)
+                .with_for_update(of=OutboxMessage, skip_locked=True)
+            )
+        ).all()
+        for message, email in rows:
+            trading.announce(_line(message.topic, email or "platform", message.payload))
+            message.delivered_at = func.clock_timestamp()
+    return len(rows)
+
+
+def _line(topic: str, email: str, p: Mapping[str, Any]) -> str:
+    who = f"{email} ({p['mode']}, {p['strategy']})"
+    if topic == "trade.entry_filled":
+        confidence = f"confidence {p['confidence']:.0%}"
+        return f"    BUY  {p['quantity']:>5} {p['symbol']:<12} at ₹{p['price']:<10} {who}, {confidence}"
+    if topic == "trade.closed":
+        result = f"{p['exit_reason']}, realized ₹{p['realized_pnl']} after charges"
+        return f"    SELL {p['quantity']:>5} {p['symbol']:<12} at ₹{p['price']:<10} {who}, {result}"
+    return f"    ---- {p['quantity']:>5} {p['symbol']:<12} not filled, cancelled  {who}"

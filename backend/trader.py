@@ -1,0 +1,37 @@
+"""`python -m backend.trader`: the trading loop on its own, without HTTP; set TRADER_ENABLED=false at the gateway."""
+
+import asyncio
+import signal
+import sys
+
+from pydantic import ValidationError
+
+from backend import log
+from backend.__main__ import log_file
+from backend.config import Settings
+from backend.main import start_loop, wire
+
+
+async def trade(settings: Settings) -> None:
+    stopped = asyncio.Event()
+    running = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        running.add_signal_handler(signum, stopped.set)
+    wired = wire(settings, log.announce)
+    loop = await start_loop(settings, wired)
+    await stopped.wait()
+    loop.stop()
+    await wired.close()
+
+
+def main() -> None:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.exit(f"The trader cannot start: {error}")
+    log.configure(settings.log_level, log_file(settings, "trader"))
+    asyncio.run(trade(settings))
+
+
+if __name__ == "__main__":
+    main()

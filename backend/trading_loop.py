@@ -1,0 +1,130 @@
+"""The trader's clockwork: APScheduler jobs that reconcile, run cycles, deliver messages and end the day."""
+
+from collections.abc import Awaitable, Callable
+from datetime import date, datetime
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from sqlalchemy.exc import SQLAlchemyError
+
+from backend.domain.calendar import IST
+from backend.domain.market import StockClass
+from backend.errors import SaudaError
+from backend.services.auto_trading_service import run_cycle
+from backend.services.context import Trading
+from backend.services.end_of_day_service import end_of_day
+from backend.services.outbox_service import deliver
+from backend.services.reconcile_service import reconcile
+
+log = structlog.get_logger()
+
+MISFIRE_GRACE_S = 30
+CALENDAR_REFRESH_S = 30.0
+PASSING_ERRORS = (SaudaError, SQLAlchemyError, OSError, TimeoutError)
+"""What an unreachable database or service raises: the job is tried again at its next time."""
+
+
+class TradingLoop:
+    """Runs on every trader; the database's unique tick row decides who does the work.
+
+    `speed` is market seconds per real second; no cycle runs until the last reconciliation has succeeded.
+    """
+
+    def __init__(self, trading: Trading, *, speed: float, reconcile_interval_s: float) -> None:
+        self._trading = trading
+        self._reconciled = False
+        self._closed_since: date | None = None
+        self._day_ended: date | None = None
+        self._complaint = ""
+        self._scheduler = AsyncIOScheduler(
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": MISFIRE_GRACE_S}
+        )
+        every = trading.rules.cycle_interval_s / speed
+        for name, job, seconds in (
+            ("reconcile", self._reconcile, reconcile_interval_s),
+            ("cycle", self._cycle, every),
+            ("end_of_day", self._end_of_day, every),
+            ("deliver", self._deliver, 1.0),
+            ("refresh", self._refresh, CALENDAR_REFRESH_S),
+        ):
+            self._scheduler.add_job(self._guarded(name, job), "interval", seconds=seconds, id=name)
+
+    async def start(self) -> None:
+        """Learn the calendar and reconcile before any trading, then let the clock run."""
+        await self._guarded("refresh", self._refresh)()
+        await self._guarded("reconcile", self._reconcile)()
+        self._scheduler.start()
+        await self._guarded("cycle", self._cycle)()
+
+    def stop(self) -> None:
+        self._scheduler.shutdown(wait=False)
+
+    def _guarded(self, name: str, job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        async def run() -> None:
+            try:
+                await job()
+            except PASSING_ERRORS as error:
+                self._complain(f"{name} waits: {error}".splitlines()[0])
+                log.warning("job_failed", job=name, error=repr(error))
+            except Exception:
+                self._complain(f"{name} failed; see the log")
+                log.exception("job_crashed", job=name)
+
+        return run
+
+    def _complain(self, complaint: str) -> None:
+        """Say what is wrong once, not at every tick."""
+        if complaint != self._complaint:
+            self._trading.announce(f"    !    {complaint}")
+        self._complaint = complaint
+
+    async def _refresh(self) -> None:
+        await self._trading.calendar.refresh(self._trading.sessions)
+        self._trading.calendar.know(await self._trading.market_data.load_instruments())
+
+    async def _reconcile(self) -> None:
+        self._reconciled = False
+        await reconcile(self._trading)
+        self._reconciled = True
+
+    async def _cycle(self) -> None:
+        if not self._reconciled:
+            log.info("cycle_waits", why="the last reconciliation has not succeeded")
+            return
+        now = await self._trading.clock()
+        report = await run_cycle(self._trading, now)
+        if report is not None:
+            self._complaint, self._closed_since = "", None
+            self._trading.announce(report.line())
+            log.info("cycle", **report.summary())
+            await self._deliver()
+        elif not self._trading.calendar.any_continuous(now):
+            self._say_closed(now)
+
+    def _say_closed(self, now: datetime) -> None:
+        today = now.astimezone(IST).date()
+        if self._closed_since == today:
+            return
+        self._closed_since = today
+        if not self._trading.calendar.is_recorded(today):
+            log.error("calendar_year_not_recorded", year=today.year)
+            self._trading.announce(
+                f"    !    no holiday list is recorded for {today.year}: the market counts as closed. "
+                "An admin can add the days (docs/market-sessions.md)."
+            )
+            return
+        opens = self._trading.calendar.next_open(now)
+        after = f"; continuous trading opens {opens:%a %d %b %Y %H:%M} IST" if opens else ""
+        self._trading.announce(f"{now.astimezone(IST):%a %d %b %Y %H:%M} IST  market closed{after}")
+
+    async def _end_of_day(self) -> None:
+        now = await self._trading.clock()
+        day = now.astimezone(IST).date()
+        session = self._trading.calendar.session(day)
+        if session is None or self._day_ended == day or now < session.continuous_close(StockClass.NON_CAS):
+            return
+        self._trading.announce(await end_of_day(self._trading, day, now))
+        self._day_ended = day
+
+    async def _deliver(self) -> None:
+        await deliver(self._trading)

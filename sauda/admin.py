@@ -1,0 +1,51 @@
+"""`sauda admin`: what an operator does before there is anybody to log in as."""
+
+import asyncio
+import os
+import secrets
+from typing import Annotated
+
+import typer
+from sqlalchemy import func, select
+
+from backend.db import create_engine, create_sessions
+from backend.models import Role, User
+from backend.security import hash_password_now
+
+admin = typer.Typer(no_args_is_help=True, help="Operate a deployment (needs DATABASE_URL, or a running `sauda up`).")
+
+
+@admin.command("create")
+def create_admin(
+    email: Annotated[str, typer.Argument(help="E-mail address of the admin.")],
+    database_url: Annotated[
+        str | None, typer.Option(help="Database; DATABASE_URL where left out, else the embedded one in data/.")
+    ] = None,
+) -> None:
+    """Make a user an admin, creating the user where there is none; a new password is printed once."""
+    url = database_url or os.environ.get("DATABASE_URL") or _embedded_url()
+    password = asyncio.run(_make_admin(url, email))
+    typer.echo(f"{email} is an admin." + (f" Password: {password}" if password else ""))
+
+
+def _embedded_url() -> str:
+    from backend.config import Settings  # noqa: PLC0415
+
+    settings = Settings()
+    return f"postgresql://postgres@/sauda?host={(settings.data_dir / 'postgres').resolve()}"
+
+
+async def _make_admin(url: str, email: str) -> str | None:
+    engine = create_engine(url, pool_size=1)
+    try:
+        async with create_sessions(engine).begin() as session:
+            user = await session.scalar(select(User).where(func.lower(User.email) == email.lower()))
+            password = None
+            if user is None:
+                password = secrets.token_urlsafe(12)
+                user = User(email=email, password_hash=hash_password_now(password))
+                session.add(user)
+            user.role = Role.ADMIN
+            return password
+    finally:
+        await engine.dispose()

@@ -1,0 +1,60 @@
+"""`sauda check`: what a linter cannot see: migrations match the models, generated files match their source."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import typer
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection
+
+from backend.db import create_engine
+from backend.domain.calendar import sessions_csv
+from backend.models import Base
+from sauda.embedded import ROOT, EmbeddedPostgres, create_database, migrate
+from sauda.env_example import env_example
+
+
+def check() -> None:
+    """Check generated files and migrations; exit status 1 and the differences where something is out of step."""
+    problems = [*_generated_files(), *_migrations()]
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo("Migrations match the models; .env.example and sessions.csv match their sources.")
+
+
+def _generated_files() -> list[str]:
+    sources = {".env.example": env_example(), "data_service/reference/sessions.csv": sessions_csv()}
+    return [
+        f"{name} is out of step with its source: run `make generate`"
+        for name, content in sources.items()
+        if not (ROOT / name).exists() or (ROOT / name).read_text() != content
+    ]
+
+
+def _migrations() -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="sauda-check-") as folder:
+        postgres = EmbeddedPostgres(Path(folder) / "postgres")
+        postgres.start()
+        try:
+            url = create_database(postgres, "check")
+            migrate(url)
+            return [f"the migrations lack: {difference}" for difference in asyncio.run(_differences(url))]
+        finally:
+            postgres.stop()
+
+
+async def _differences(url: str) -> list[str]:
+    engine = create_engine(url, pool_size=1)
+
+    def compare(connection: Connection) -> list[str]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return [str(difference) for difference in compare_metadata(context, Base.metadata)]
+
+    async with engine.connect() as connection:
+        differences = await connection.run_sync(compare)
+    await engine.dispose()
+    return differences

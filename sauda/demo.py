@@ -1,0 +1,105 @@
+"""Demo users of the simulated environment: one per plan, each with a paper account, the paid ones trading."""
+
+import asyncio
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import httpx
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from backend.brokers.paper import PaperBroker, deposit
+from backend.db import create_engine, create_sessions
+from backend.domain.decide import Mode
+from backend.domain.market import Product
+from backend.models import (
+    AutoTradeSettings,
+    BrokerAccount,
+    BrokerAccountStatus,
+    Subscription,
+    SubscriptionStatus,
+    User,
+)
+from backend.security import hash_password_now
+from contracts.market import ClockReply, InstrumentsReply
+
+FILE = "demo-users.json"
+DEPOSIT_RUPEES = Decimal(500_000)
+SYMBOLS_MAX = 50
+MODES = {"free": None, "basic": Mode.CONSERVATIVE, "pro": Mode.MODERATE, "enterprise": Mode.AGGRESSIVE}
+
+
+@dataclass(frozen=True, slots=True)
+class DemoUser:
+    plan: str
+    email: str
+    password: str
+
+
+def ensure_demo_users(database_url: str, data_service_url: str, data_dir: Path) -> list[DemoUser]:
+    """Create the demo users where they are missing and return the new ones; their passwords exist nowhere else.
+
+    All or nothing: the file is written before the transaction commits, and an old file of a lost database is replaced.
+    """
+    now = ClockReply.model_validate_json(httpx.get(f"{data_service_url}/v1/clock", timeout=10).content).now
+    instruments = InstrumentsReply.model_validate_json(
+        httpx.get(f"{data_service_url}/v1/instruments", timeout=10).content
+    ).instruments
+    symbols = [instrument.symbol for instrument in instruments][:SYMBOLS_MAX]
+    return asyncio.run(_ensure(database_url, symbols, now, data_dir))
+
+
+async def _ensure(database_url: str, symbols: list[str], now: datetime, data_dir: Path) -> list[DemoUser]:
+    users = [DemoUser(plan, f"{plan}@demo.sauda.example", secrets.token_urlsafe(12)) for plan in MODES]
+    engine = create_engine(database_url, pool_size=1)
+    try:
+        async with create_sessions(engine).begin() as session:
+            emails = [user.email for user in users]
+            if await session.scalar(select(func.count()).where(User.email.in_(emails))):
+                return []
+            for user in users:
+                await _create(session, user, symbols, now)
+            _write(data_dir / FILE, users)
+    finally:
+        await engine.dispose()
+    return users
+
+
+async def _create(session: AsyncSession, demo: DemoUser, symbols: list[str], now: datetime) -> None:
+    mode = MODES[demo.plan]
+    user = User(email=demo.email, password_hash=hash_password_now(demo.password), name=f"Demo {demo.plan}")
+    session.add(user)
+    await session.flush()
+    account = BrokerAccount(
+        user_id=user.id,
+        broker=PaperBroker.name,
+        label="Paper account",
+        status=BrokerAccountStatus.READY,
+        is_primary=True,
+    )
+    session.add(account)
+    await session.flush()
+    await deposit(session, account.id, DEPOSIT_RUPEES, now)
+    if mode is None:
+        return
+    session.add(Subscription(user_id=user.id, plan_code=demo.plan, status=SubscriptionStatus.ACTIVE, activated_at=now))
+    session.add(
+        AutoTradeSettings(
+            user_id=user.id, enabled=True, mode=mode, product=Product.CNC, symbols=symbols, enabled_at=now
+        )
+    )
+
+
+def _write(path: Path, users: list[DemoUser]) -> None:
+    """Write the passwords for their owner's eyes alone, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        json.dump([asdict(user) for user in users], file, indent=2)
+    temporary.replace(path)

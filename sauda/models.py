@@ -1,0 +1,35 @@
+"""The first model: trained on the simulated market when none is current, with a progress bar."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from contracts.common import Environment
+from contracts.predictions import HORIZON_SESSIONS_DEFAULT
+
+
+def ensure_model(data_dir: Path, data_service_url: str, console: Console) -> None:
+    """Train and register a model unless one is current.
+
+    Raises:
+        TrainingError, DataServiceError: there is not enough data, or data_service did not answer.
+    """
+    # Imported here: polars and scikit-learn take seconds, and only a first start needs them.
+    from ml_service.registry import Registry  # noqa: PLC0415
+    from ml_service.train import train_and_register  # noqa: PLC0415
+
+    if HORIZON_SESSIONS_DEFAULT in Registry(data_dir).current(Environment.SIMULATED):
+        return
+    columns = (TextColumn("Training the first model"), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("fetching bars", total=None)
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        artefact = train_and_register(data_service_url=data_service_url, data_dir=data_dir, progress=progress)
+    modes = ", ".join(artefact.certified_modes) or "no mode"
+    console.print(
+        f"Trained model {artefact.version} on sessions through {artefact.trained_through}; certified for {modes}."
+    )

@@ -1,0 +1,67 @@
+"""What every test may use: one embedded PostgreSQL for the run, and a fresh, migrated database for each test."""
+
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from backend.db import create_engine, create_sessions
+from sauda.embedded import EmbeddedPostgres, create_database, migrate
+
+TEMPLATE = "sauda_template"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real market data beside the project; the test is skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real market data is not beside the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """The run's PostgreSQL server, with a migrated template database.
+
+    Its folder is not below pytest's own: pytest keeps that to its user, and PostgreSQL under root runs as another one.
+    """
+    with tempfile.TemporaryDirectory(prefix="sauda-test-", ignore_cleanup_errors=True) as folder:
+        server = EmbeddedPostgres(Path(folder) / "postgres")
+        server.start()
+        migrate(create_database(server, TEMPLATE))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+async def database_url(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A database of the test's own, at the newest schema, with the plan catalogue."""
+    name = f"test_{next(_numbers)}"
+    admin = create_engine(postgres.url("postgres"), pool_size=1)
+    async with admin.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await autocommit.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"'))
+    yield postgres.url(name)
+    async with admin.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await autocommit.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    await admin.dispose()
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Short transactions on the test's own database."""
+    return create_sessions(engine)
