@@ -10,8 +10,8 @@ from contracts.common import Environment
 from sauda import up as up_command
 from sauda.admin import admin
 from sauda.checks import check
-from sauda.data import data
-from sauda.ml import ml
+from sauda.data import app as data
+from sauda.ml import app as ml
 from sauda.replay import replay
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sauda trades Indian equities automatically.")

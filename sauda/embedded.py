@@ -71,9 +71,13 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         if self._server is not None:
+            # Asked directly: the library's own clean-up waits for every process that ever used the folder, also for
+            # those that were killed.
             with contextlib.suppress(Exception):
                 self._server.stop()
+            self._server.cleanup_mode = None
             self._server.cleanup()
+            self._server = None
 
 
 async def _create_database(admin_url: str, name: str, *, fresh: bool) -> None:

@@ -7,6 +7,7 @@ from datetime import date, datetime
 from decimal import Decimal
 
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from backend.brokers.base import (
@@ -315,7 +316,7 @@ async def _balances(session: AsyncSession, account_ids: Sequence[int]) -> dict[i
     rows = await session.execute(
         select(PaperEntry.account_id, PaperEntry.asset, PaperEntry.balance_after)
         .where(PaperEntry.account_id.in_(account_ids))
-        .distinct(PaperEntry.account_id, PaperEntry.asset)
+        .ext(distinct_on(PaperEntry.account_id, PaperEntry.asset))
         .order_by(PaperEntry.account_id, PaperEntry.asset, PaperEntry.id.desc())
     )
     balances: dict[int, dict[str, Decimal]] = defaultdict(dict)

@@ -1,0 +1,212 @@
+"""What a crash or a silent broker at any step of recording and sending leaves behind: nothing doubled, nothing lost."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import func, select, text
+
+from backend.brokers.base import OrderRejectedError
+from backend.domain.decide import TradeStatus
+from backend.domain.orders import OrderState
+from backend.domain.risk import Approved, OrderIntent
+from backend.models import AutoTrade, DailyUsage, Order, OrderEvent, PaperOrder
+from backend.services.auto_trading_service import run_cycle
+from backend.services.context import Trading
+from backend.services.cycle_service import FencedError, claim_shard, fence, hold, open_cycle
+from backend.services.reconcile_service import reconcile
+
+
+class Crash(BaseException):
+    """The process is gone: nothing catches it."""
+
+
+class Faulty:
+    """The real paper broker with a fault around `place`."""
+
+    name = "paper"
+    absence_is_proof_after_s = 10.0
+
+    def __init__(self, real, place: Callable[..., Awaitable[str]]) -> None:
+        self._real = real
+        self._place = place
+
+    async def place(self, account_id, order):
+        return await self._place(self._real, account_id, order)
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+
+def with_fault(trading: Trading, place) -> Trading:
+    return replace(trading, brokers={"paper": Faulty(trading.brokers["paper"], place)})
+
+
+async def states(trading: Trading) -> list[OrderState]:
+    async with trading.sessions() as session:
+        return list((await session.scalars(select(Order.state).order_by(Order.id))).all())
+
+
+async def broker_orders(trading: Trading) -> int:
+    async with trading.sessions() as session:
+        return await session.scalar(select(func.count()).select_from(PaperOrder)) or 0
+
+
+async def let_time_pass(trading: Trading, seconds: int) -> None:
+    """Age everything the database timed by its own clock."""
+    async with trading.sessions.begin() as session:
+        age = {"s": seconds}
+        await session.execute(text("UPDATE orders SET submitted_at = submitted_at - make_interval(secs => :s)"), age)
+        await session.execute(
+            text("UPDATE cycle_shards SET claimed_until = claimed_until - make_interval(secs => :s)"), age
+        )
+
+
+async def used(trading: Trading) -> int:
+    async with trading.sessions() as session:
+        return await session.scalar(select(func.coalesce(func.sum(DailyUsage.entries_used), 0))) or 0
+
+
+async def test_a_crash_before_the_send_drops_the_order_and_refunds_the_quota(
+    trading, market, make_user, monkeypatch
+):
+    await make_user(symbols=("INFY",))
+
+    async def crash(_trading, _claim, recorded):
+        if recorded:
+            raise Crash
+
+    monkeypatch.setattr("backend.services.auto_trading_service.send", crash)
+    with pytest.raises(Crash):
+        await run_cycle(trading, market.now)
+    assert await states(trading) == [OrderState.PENDING]
+    await reconcile(trading)
+    assert await states(trading) == [OrderState.PENDING]  # its holder may still be at it
+    await let_time_pass(trading, 61)
+    await reconcile(trading)
+    assert await states(trading) == [OrderState.EXPIRED]
+    assert (await broker_orders(trading), await used(trading)) == (0, 0)
+    async with trading.sessions() as session:
+        assert (await session.scalars(select(AutoTrade.status))).one() is TradeStatus.CANCELLED
+
+
+async def test_a_crash_after_submitted_before_the_socket_is_settled_by_the_books_silence(trading, market, make_user):
+    await make_user(symbols=("INFY",))
+
+    async def crash(*_):
+        raise Crash
+
+    with pytest.raises(Crash):
+        await run_cycle(with_fault(trading, crash), market.now)
+    await reconcile(trading)
+    assert await states(trading) == [OrderState.SUBMITTED]
+    await let_time_pass(trading, 11)
+    await reconcile(trading)
+    assert await states(trading) == [OrderState.EXPIRED]
+    assert (await broker_orders(trading), await used(trading)) == (0, 0)
+
+
+async def test_a_crash_after_the_broker_took_it_is_found_by_its_tag(trading, market, make_user):
+    await make_user(symbols=("INFY",))
+
+    async def takes_it_and_dies(real, account_id, order):
+        await real.place(account_id, order)
+        raise Crash
+
+    with pytest.raises(Crash):
+        await run_cycle(with_fault(trading, takes_it_and_dies), market.now)
+    assert await states(trading) == [OrderState.SUBMITTED]
+    await reconcile(trading)
+    assert await states(trading) == [OrderState.FILLED]
+    assert (await broker_orders(trading), await used(trading)) == (1, 1)
+    async with trading.sessions() as session:
+        events = (await session.scalars(select(OrderEvent.kind).order_by(OrderEvent.id))).all()
+        assert [e.value for e in events] == ["submitted", "accepted", "filled"]
+
+
+async def test_a_timeout_is_never_retried_and_the_book_settles_it(trading, market, make_user):
+    await make_user(symbols=("INFY",))
+
+    async def answers_too_late(real, account_id, order):
+        await real.place(account_id, order)
+        raise TimeoutError
+
+    await run_cycle(with_fault(trading, answers_too_late), market.now)
+    assert await states(trading) == [OrderState.FILLED]  # by the settle step
+    assert await broker_orders(trading) == 1
+
+
+async def test_a_broker_whose_book_proves_nothing_leaves_the_symbol_blocked(trading, market, make_user):
+    await make_user(symbols=("INFY",))
+
+    async def vanishes(*_):
+        raise TimeoutError
+
+    faulty = with_fault(trading, vanishes)
+    faulty.brokers["paper"].absence_is_proof_after_s = None
+    await run_cycle(faulty, market.now)
+    await let_time_pass(faulty, 16)
+    await reconcile(faulty)
+    assert await states(trading) == [OrderState.UNKNOWN]
+    market.now = market.now.replace(minute=5)
+    report = await run_cycle(faulty, market.now)
+    assert report.denied == {"order_unknown": 1}
+    assert await broker_orders(trading) == 0
+
+
+async def test_a_refusal_is_proof_and_refunds_the_quota(trading, market, make_user):
+    await make_user(symbols=("INFY",))
+
+    async def refuses(*_):
+        raise OrderRejectedError("RMS: margin exceeded")
+
+    await run_cycle(with_fault(trading, refuses), market.now)
+    assert await states(trading) == [OrderState.REJECTED]
+    assert await used(trading) == 0
+    market.now = market.now.replace(minute=5)
+    report = await run_cycle(trading, market.now)
+    assert report.denied == {"entry_failed_today": 1}
+
+
+async def test_reconciling_twice_changes_nothing(trading, market, make_user):
+    await make_user()
+    await run_cycle(trading, market.now)
+    before = await states(trading)
+    first, second = await reconcile(trading), await reconcile(trading)
+    assert (first.changed, second.changed) == (0, 0)
+    assert await states(trading) == before
+
+
+async def test_a_fenced_worker_can_neither_record_nor_send(trading, market):
+    cycle = await open_cycle(trading, market.now)
+    claim = await claim_shard(trading, cycle.id)
+    async with trading.sessions.begin() as session:
+        await hold(session, claim)
+    async with trading.sessions.begin() as session:
+        await fence(session, claim.cycle_id, claim.shard)
+    async with trading.sessions() as session:
+        with pytest.raises(FencedError):
+            await hold(session, claim)
+
+
+async def test_a_worker_fenced_between_record_and_send_sends_nothing(trading, market, make_user, monkeypatch):
+    await make_user()
+    import backend.services.auto_trading_service as service
+
+    real_send = service.send
+
+    async def paused_too_long(trading, claim, recorded):
+        async with trading.sessions.begin() as session:
+            await fence(session, claim.cycle_id, claim.shard)
+        await real_send(trading, claim, recorded)
+
+    monkeypatch.setattr(service, "send", paused_too_long)
+    await run_cycle(trading, market.now)
+    assert await broker_orders(trading) == 0
+    assert set(await states(trading)) == {OrderState.EXPIRED}
+
+
+def test_only_the_gate_can_approve_an_order():
+    order = OrderIntent.__new__(OrderIntent)
+    with pytest.raises(TypeError):
+        Approved(order, object())  # type: ignore[arg-type]

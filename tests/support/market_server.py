@@ -1,0 +1,186 @@
+"""A real HTTP server on loopback that speaks data_service's and ml_service's contracts, with a market the test sets."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import uvicorn
+from fastapi import FastAPI, Response
+
+from contracts.common import Environment
+from contracts.market import (
+    BarColumns,
+    BarsReply,
+    BarsRequest,
+    ClockReply,
+    Instrument,
+    InstrumentsReply,
+    Quote,
+    QuotesReply,
+    QuotesRequest,
+)
+from contracts.predictions import Action, Prediction, PredictionsReply, PredictionsRequest, TouchProbability
+
+TICK = Decimal("0.05")
+
+
+@dataclass
+class Stock:
+    """One stock as the test sets it: last price, shares traded in the last minute, and what the model says."""
+
+    last: Decimal
+    bar_volume: int = 100_000
+    action: Action = Action.BUY
+    touch: float = 0.85
+    expected: float = 0.03
+    reference: Decimal | None = None
+    reasons: tuple[str, ...] = ()
+    bars: list[tuple[datetime, Decimal, Decimal, Decimal, Decimal, int]] = field(default_factory=list)
+
+
+@dataclass
+class Market:
+    """The market behind the server; tests change it between ticks."""
+
+    now: datetime
+    stocks: dict[str, Stock]
+    quotes_down: bool = False
+    predictions_down: bool = False
+    target_fraction: Decimal = Decimal("0.03")
+    stop_fraction: Decimal = Decimal("0.06")
+
+
+def quote_of(symbol: str, stock: Stock, as_of: datetime) -> Quote:
+    minute = as_of.replace(second=0, microsecond=0)
+    close = stock.last
+    return Quote(
+        symbol=symbol,
+        as_of=as_of,
+        source="test",
+        last=close,
+        bid=close - TICK,
+        ask=close + TICK,
+        open=close,
+        high=close,
+        low=close,
+        previous_close=close,
+        volume=stock.bar_volume,
+        lower_band=close * Decimal("0.9"),
+        upper_band=close * Decimal("1.1"),
+        bar_start=minute - timedelta(minutes=1),
+        bar_end=minute,
+        bar_open=close,
+        bar_high=close,
+        bar_low=close,
+        bar_close=close,
+        bar_volume=stock.bar_volume,
+    )
+
+
+def prediction_of(symbol: str, stock: Stock, horizon: int, market: Market) -> Prediction:
+    reference = stock.reference or stock.last
+    return Prediction(
+        symbol=symbol,
+        action=stock.action,
+        strategy="test_v1",
+        horizon_sessions=horizon,
+        confidence=stock.touch,
+        expected_return_gross=stock.expected + 0.0025,
+        expected_return_net=stock.expected,
+        expected_return_net_lower=stock.expected / 2,
+        touch=[TouchProbability(net_return=level, probability=stock.touch) for level in (0.01, 0.015, 0.02)],
+        reference_close=reference,
+        target=(reference * (1 + market.target_fraction)).quantize(TICK),
+        stop=(reference * (1 - market.stop_fraction)).quantize(TICK),
+        reasons=list(stock.reasons),
+    )
+
+
+def create_app(market: Market) -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/v1/clock")
+    def clock() -> ClockReply:
+        return ClockReply(environment=Environment.SIMULATED, now=market.now, speed=1.0)
+
+    @app.get("/v1/instruments")
+    def instruments() -> InstrumentsReply:
+        known = [
+            Instrument(symbol=symbol, name=symbol, tick_size_rupees=TICK, has_derivatives=True)
+            for symbol in market.stocks
+        ]
+        return InstrumentsReply(environment=Environment.SIMULATED, as_of=market.now, instruments=known)
+
+    @app.post("/v1/quotes", response_model=None)
+    def quotes(body: QuotesRequest) -> QuotesReply | Response:
+        if market.quotes_down:
+            return Response("garbage", 503)
+        as_of = body.as_of or market.now
+        found = {s: quote_of(s, market.stocks[s], as_of) for s in body.symbols if s in market.stocks}
+        return QuotesReply(environment=Environment.SIMULATED, as_of=as_of, quotes=found)
+
+    @app.post("/v1/bars")
+    def bars(body: BarsRequest) -> BarsReply:
+        series = {}
+        for symbol in body.symbols:
+            ended = [b for b in market.stocks[symbol].bars if b[0] + timedelta(minutes=1) <= body.as_of]
+            start, opened, high, low, close, volume = (list(c) for c in zip(*ended, strict=True)) if ended else [[]] * 6
+            series[symbol] = BarColumns(start=start, open=opened, high=high, low=low, close=close, volume=volume)
+        return BarsReply(
+            environment=Environment.SIMULATED,
+            as_of=body.as_of,
+            provider="test",
+            interval=body.interval,
+            adjusted=body.adjusted,
+            series=series,
+        )
+
+    @app.post("/v1/predictions", response_model=None)
+    def predictions(body: PredictionsRequest) -> PredictionsReply | Response:
+        if market.predictions_down:
+            return Response("garbage", 503)
+        found = {
+            s: prediction_of(s, market.stocks[s], body.horizon_sessions, market)
+            for s in body.symbols
+            if s in market.stocks
+        }
+        return PredictionsReply(
+            environment=Environment.SIMULATED,
+            as_of=body.as_of,
+            model_version="test",
+            logic_version="test_v1",
+            trained_through=None,
+            features_through=None,
+            predictions=found,
+        )
+
+    return app
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """Run an app on a free loopback port in a thread of its own; yields its URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        started = threading.Event()
+
+        async def serve() -> None:
+            task = asyncio.create_task(server.serve(sockets=[listener]))
+            while not server.started and not task.done():
+                await asyncio.sleep(0.005)
+            started.set()
+            await task
+
+        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+        thread.start()
+        started.wait(10)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(10)
