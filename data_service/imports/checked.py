@@ -1,6 +1,7 @@
 """Turns a file's table into checked bars or factors: every row is either exact integers or a line and a reason."""
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +18,7 @@ PRICE_PAISE_MAX = 10**10
 VOLUME_MAX = 10**13
 YEAR_MIN, YEAR_MAX = 1990, 2100
 DAY_S = 86_400
+START_MIN_S = ist_midnight_s(date(YEAR_MIN, 1, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,10 @@ def _standard(frame: pl.DataFrame, layout: Layout, path: Path) -> list[pl.Expr]:
 def interval_of(rows: pl.DataFrame) -> Interval:
     """The interval by the smallest step between one symbol's bars. Raises ImportRefusedError where it is not clear."""
     local_s = (pl.col("start") + IST_OFFSET_S) % DAY_S
-    if rows.select((local_s == 0).all()).item():
+    plausible = rows.filter(pl.col("start") >= START_MIN_S)
+    if plausible.select((local_s == 0).all()).item():
         return Interval.DAY_1
-    steps = rows.select(pl.col("start").unique().sort().diff().over("symbol", mapping_strategy="explode"))
+    steps = plausible.select(pl.col("start").unique().sort().diff().over("symbol", mapping_strategy="explode"))
     smallest = steps.filter(pl.col("start") > 0)["start"].min()
     for interval, length_s in INTERVAL_S.items():
         if smallest == length_s:

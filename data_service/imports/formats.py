@@ -57,8 +57,8 @@ LAYOUTS = (
 KINDS = (*dict.fromkeys(layout.kind for layout in LAYOUTS), FACTORS)
 
 DATE_FORMATS = ("%Y-%m-%d", "%d-%b-%Y", "%d-%m-%Y", "%d/%m/%Y", "%Y%m%d")
-INSTANT_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M")
-OFFSET_INSTANT_FORMATS = ("%Y-%m-%d %H:%M:%S%z", "%Y-%m-%dT%H:%M:%S%z")
+INSTANT_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M")
+OFFSET_INSTANT_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%dT%H:%M:%S%.f%z")
 
 
 def layout_of(columns: list[str], kind: str | None) -> Layout | None:
@@ -96,7 +96,7 @@ def epoch_s(column: str, dtype: pl.DataType) -> pl.Expr:
             *(source.str.to_date(form, strict=False).cast(pl.Datetime("ms")) for form in DATE_FORMATS),
         )
         aware = [
-            source.str.to_datetime(form, strict=False, time_unit="ms", time_zone="UTC")
+            source.str.replace("Z$", "+00:00").str.to_datetime(form, strict=False, time_unit="ms", time_zone="UTC")
             for form in OFFSET_INSTANT_FORMATS
         ]
         return pl.coalesce(*(_seconds(instant) for instant in aware), _seconds(_in_ist(naive)))

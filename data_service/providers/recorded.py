@@ -21,6 +21,9 @@ REFERENCE_FILE = Path(__file__).parents[1] / "reference" / "instruments.csv"
 BAND_FIXED_PCT = 20
 """Assumed where a share is not known to have derivatives: the widest of the exchanges' fixed bands."""
 
+NOTHING_ENDED = Missing("no bar of it that had ended is stored: import more with `sauda data import FILE`")
+"""One reason for all, because whether a symbol appears later must not show."""
+
 FINEST_FIRST = (Interval.MIN_1, Interval.MIN_5, Interval.DAY_1)
 
 
@@ -57,18 +60,11 @@ class RecordedView:
     def __init__(self, snapshot: StoreSnapshot, reference: dict[str, str]) -> None:
         self._snapshot, self._reference = snapshot, reference
 
-    def _absent(self, symbol: str) -> Missing:
-        if not self._snapshot.symbols:
-            return Missing("no bars are stored: import some with `sauda data import FILE`")
-        if symbol not in self._snapshot.symbols:
-            return Missing("unknown symbol: no bars of it are stored")
-        return Missing("no stored bar of this interval and these sessions had ended")
-
     def bars(self, symbol: str, interval: Interval, from_: date, through: date, as_of_s: int) -> Bars | Missing:
         """See MarketView."""
         stored = self._snapshot.between(symbol, interval, from_.year, through.year)
         bars = stored.between(from_, through, as_of_s) if stored else None
-        return bars if bars else self._absent(symbol)
+        return bars if bars else NOTHING_ENDED
 
     def factors(self, symbol: str) -> Factors:
         """See MarketView."""
@@ -78,7 +74,7 @@ class RecordedView:
         """See MarketView. Its `as_of` is the end of the last bar: nothing is known of the time after it."""
         found = [latest for interval in FINEST_FIRST if (latest := _latest(self._snapshot, symbol, interval, as_of_s))]
         if not found:
-            return self._absent(symbol)
+            return NOTHING_ENDED
         chosen = max(found, key=lambda latest: latest.day)
         previous = self._previous_close(symbol, chosen.day, as_of_s)
         if previous is None:
