@@ -95,7 +95,9 @@ class MarketDataClient:
             await self.load_instruments()
         url, body = f"{self._url}/v1/quotes", QuotesRequest(symbols=list(symbols), as_of=as_of)
         reply = await call(self._http, "POST", url, QuotesReply, body=body, timeout_s=self._timeout_s)
-        quotes = {symbol: self.paper_quote(quote) for symbol, quote in reply.quotes.items() if symbol in self.instruments}
+        quotes = {
+            symbol: self.paper_quote(quote) for symbol, quote in reply.quotes.items() if symbol in self.instruments
+        }
         return QuoteBatch(quotes, reply)
 
     async def bars(self, request: BarsRequest) -> BarsReply:

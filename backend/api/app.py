@@ -1,0 +1,78 @@
+"""The REST API, put together from its state; nothing in it reads the environment or a clock of its own."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from importlib.metadata import version
+
+from fastapi import APIRouter, FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
+
+from backend.api import documentation, problems
+from backend.api.deps import ACCESSES
+from backend.api.fast_path import FastQuotes
+from backend.api.routes import admin, auth, auto_trading, broker_accounts, health, market, plans
+from backend.api.state import ApiState
+
+ROUTERS = (
+    auth.router,
+    plans.router,
+    broker_accounts.router,
+    auto_trading.router,
+    market.router,
+    admin.router,
+    health.router,
+)
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_api(state: ApiState, lifespan: Lifespan | None = None) -> FastAPI:
+    """The application.
+
+    Raises:
+        LookupError: a route does not declare who may call it.
+    """
+    app = FastAPI(title="Sauda", version=version("sauda"), lifespan=lifespan, redoc_url=None)
+    app.state.api = state
+    for router in ROUTERS:
+        require_access(router)
+        app.include_router(router)
+    documentation.install(app, state.environment)
+    problems.install(app)
+    # The last one added is the outermost.
+    app.add_middleware(problems.RequestContext)
+    app.add_middleware(FastQuotes, board=state.quote_board)
+    if state.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(state.cors_origins),
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-Request-Id"],
+            expose_headers=["ETag", "X-Request-Id"],
+        )
+    return app
+
+
+def require_access(router: APIRouter) -> None:
+    """Deny by default: refuse a router with a route that declares no access.
+
+    Raises:
+        LookupError: it names the route.
+    """
+    for route in router.routes:
+        if not isinstance(route, APIRoute) or access_of(route) is None:
+            raise LookupError(f"{route} does not declare who may call it (backend.api.deps)")
+
+
+def access_of(route: APIRoute) -> str | None:
+    """The strictest of the accesses a route declares, by name; None where it declares none."""
+    called = set(_calls(route.dependant))
+    return next((access.__name__ for access in reversed(ACCESSES) if access in called), None)
+
+
+def _calls(dependant: Dependant) -> Iterator[object]:
+    for dependency in dependant.dependencies:
+        yield dependency.call
+        yield from _calls(dependency)

@@ -1,0 +1,343 @@
+"""One example per operation, checked against its model by a test."""
+
+from typing import Any
+
+Json = dict[str, Any]
+
+_ENVIRONMENT: Json = {"environment": "simulated"}
+_USER: Json = {
+    "id": 7,
+    "email": "asha@example.com",
+    "name": "Asha",
+    "role": "user",
+    "created_at": "2026-03-02T09:00:00+05:30",
+}
+_PLAN: Json = {
+    "code": "basic",
+    "name": "Basic",
+    "auto_trades_per_day": 10,
+    "price_rupees_per_month": "499.00",
+    "description": "Portfolio and up to 10 auto-trades a day.",
+}
+_QUOTA: Json = {
+    "entries_per_day": 10,
+    "entries_per_day_max": None,
+    "entries_used": 1,
+    "entries_left": 9,
+    "resets_at": "2026-03-03T00:00:00+05:30",
+}
+_PENDING: Json = {
+    "id": 11,
+    "plan": "basic",
+    "status": "pending",
+    "requested_at": "2026-03-02T09:01:00+05:30",
+    "activated_at": None,
+    "ended_at": None,
+}
+_ACTIVE: Json = _PENDING | {"status": "active", "activated_at": "2026-03-02T09:05:00+05:30"}
+_ACCOUNT_REF: Json = {"id": 5, "broker": "paper", "label": "Play money", "status": "ready"}
+_ACCOUNT: Json = _ACCOUNT_REF | {
+    "is_primary": True,
+    "created_at": "2026-03-02T09:06:00+05:30",
+    "cash": "452310.75",
+    "cash_free": "452310.75",
+    "holdings": {"RELIANCE": 19},
+    "problem": None,
+}
+_MODE_RULES: Json = {"return_net_min": 0.015, "confidence_min": 0.7, "funds_fraction_per_trade": 0.075}
+_SETTINGS: Json = {
+    "enabled": True,
+    "enabled_at": "2026-03-02T09:10:00+05:30",
+    "mode": "moderate",
+    "mode_rules": _MODE_RULES,
+    "product": "cnc",
+    "symbols": ["RELIANCE", "TCS", "INFY"],
+    "entries_per_day_max": None,
+}
+_SETTINGS_REPLY: Json = _ENVIRONMENT | {
+    "settings": _SETTINGS,
+    "account": _ACCOUNT_REF,
+    "message": "Entries may be made from the next cycle on.",
+}
+_TRADE: Json = {
+    "id": 42,
+    "cycle_id": 1201,
+    "account_id": 5,
+    "symbol": "RELIANCE",
+    "exchange": "nse",
+    "side": "buy",
+    "product": "cnc",
+    "mode": "moderate",
+    "status": "open",
+    "strategy": "pooled",
+    "model_version": "2026-02-27",
+    "confidence": 0.74,
+    "confidence_kind": "touch_net_0.015",
+    "expected_return_net": 0.019,
+    "horizon_ends_on": "2026-03-16",
+    "reference_price": "2450.00",
+    "target_price": "2520.00",
+    "stop_price": "2390.00",
+    "quantity": 19,
+    "entry_quantity": 19,
+    "entry_price": "2451.20",
+    "exit_quantity": 0,
+    "exit_price": None,
+    "exit_reason": None,
+    "charges": "55.21",
+    "realized_pnl": "0.00",
+    "last_price": "2466.00",
+    "unrealized_pnl": "225.99",
+    "decided_at": "2026-03-02T10:15:00+05:30",
+    "opened_at": "2026-03-02T10:15:01+05:30",
+    "closed_at": None,
+}
+_FIGURES: Json = {
+    "trades": 24,
+    "wins": 15,
+    "win_rate": 0.625,
+    "profit_factor": 1.62,
+    "average_win": "612.40",
+    "average_loss": "-630.10",
+    "realized_pnl": "3515.10",
+    "charges": "1320.75",
+    "mean_confidence": 0.73,
+    "hit_rate": 0.58,
+}
+_ANALYTICS: Json = _ENVIRONMENT | {
+    "from_day": "2026-01-01",
+    "to_day": "2026-03-02",
+    "total": _FIGURES,
+    "insufficient_evidence": False,
+    "trades_for_evidence_min": 20,
+    "truncated": False,
+    "open_trades": 1,
+    "unrealized_pnl": "225.99",
+    "unpriced": [],
+    "max_drawdown_rupees": "1890.20",
+    "by_symbol": {"RELIANCE": _FIGURES},
+    "by_mode": {"moderate": _FIGURES},
+    "by_strategy": {"pooled": _FIGURES},
+    "by_exit_reason": {"target": _FIGURES},
+    "daily": [{"day": "2026-03-02", "trades": 1, "realized_pnl": "612.40", "cumulative_pnl": "3515.10"}],
+}
+_DECISIONS: Json = _ENVIRONMENT | {
+    "cycles": [
+        {
+            "cycle_id": 1201,
+            "scheduled_at": "2026-03-02T10:15:00+05:30",
+            "status": "done",
+            "mode": "moderate",
+            "threshold": _MODE_RULES,
+            "skipped_reason": None,
+            "next_step": None,
+            "model_version": "2026-02-27",
+            "problems": {},
+            "symbols": [
+                {
+                    "symbol": "TCS",
+                    "intent": "entry",
+                    "outcome": "denied",
+                    "reason": "confidence_below_mode",
+                    "next_step": "The probability is below what your mode asks; a bolder mode asks less.",
+                    "recorded": False,
+                    "quantity": 0,
+                    "limit_price": None,
+                    "exit_reason": None,
+                    "confidence": 0.61,
+                    "expected_return_net": 0.012,
+                    "price": "3510.00",
+                }
+            ],
+        }
+    ],
+    "next_cursor": None,
+}
+_STATUS: Json = _ENVIRONMENT | {
+    "settings": _SETTINGS,
+    "plan": _PLAN,
+    "quota": _QUOTA,
+    "account": _ACCOUNT_REF,
+    "open_trades": 1,
+    "pnl": {"unrealized": "225.99", "realized_today": "0.00", "realized_total": "3515.10", "unpriced": []},
+    "market_now": "2026-03-02T15:40:00+05:30",
+    "market_phase": "closed",
+    "next_open": "2026-03-04T09:15:00+05:30",
+    "last_cycle": {
+        "scheduled_at": "2026-03-02T15:29:00+05:30",
+        "status": "done",
+        "entries": 0,
+        "exits": 0,
+        "denied": {"already_held": 1},
+        "skipped_reason": None,
+        "next_step": None,
+    },
+    "blocking": [
+        {
+            "reason": "market_not_continuous",
+            "next_step": "Orders go out in the continuous session only; market status shows the next one.",
+        }
+    ],
+}
+_MARKET_STATUS: Json = _ENVIRONMENT | {
+    "exchange": "nse",
+    "now": "2026-03-02T10:15:00+05:30",
+    "clock_speed": 60.0,
+    "day": "2026-03-02",
+    "day_recorded": True,
+    "session_kind": "normal",
+    "note": "",
+    "next_open": "2026-03-04T09:15:00+05:30",
+    "classes": [
+        {
+            "stock_class": "cas",
+            "phase": "continuous",
+            "windows": [
+                {
+                    "phase": "continuous",
+                    "start": "2026-03-02T09:15:00+05:30",
+                    "end": "2026-03-02T15:30:00+05:30",
+                }
+            ],
+            "square_off_at": "2026-03-02T15:15:00+05:30",
+        }
+    ],
+}
+_QUOTE: Json = {
+    "symbol": "RELIANCE",
+    "as_of": "2026-03-02T10:15:00+05:30",
+    "source": "simulator",
+    "last": "2450.00",
+    "bid": "2449.90",
+    "ask": "2450.10",
+    "open": "2440.00",
+    "high": "2455.00",
+    "low": "2438.50",
+    "previous_close": "2435.00",
+    "change": "15.00",
+    "change_fraction": 0.00616,
+    "volume": 812345,
+    "lower_band": "2191.50",
+    "upper_band": "2678.50",
+}
+_PREDICTION: Json = {
+    "symbol": "RELIANCE",
+    "action": "buy",
+    "strategy": "pooled",
+    "horizon_sessions": 10,
+    "confidence": 0.62,
+    "confidence_kind": "net_profit",
+    "expected_return_gross": 0.021,
+    "expected_return_net": 0.019,
+    "expected_return_net_lower": 0.004,
+    "touch": [{"net_return": 0.015, "probability": 0.74}],
+    "reference_close": "2450.00",
+    "target": "2520.00",
+    "stop": "2390.00",
+    "reasons": [],
+    "supporting_strategies": ["momentum"],
+}
+_OVERRIDE: Json = {
+    "day": "2026-11-08",
+    "exchange": None,
+    "kind": "open",
+    "open_at": "18:00:00",
+    "close_at": "19:00:00",
+    "reason": "Muhurat trading, as the exchange's circular says.",
+}
+_CYCLE: Json = _ENVIRONMENT | {
+    "id": 1201,
+    "scheduled_at": "2026-03-02T10:15:00+05:30",
+    "trade_date": "2026-03-02",
+    "status": "done",
+    "summary": {"users": 2, "entries": 1, "exits": 0, "denied": {"plan_limit": 1}},
+    "opened_at": "2026-03-02T10:15:00+05:30",
+    "finished_at": "2026-03-02T10:15:01+05:30",
+}
+_HEALTH: Json = _ENVIRONMENT | {"status": "ok", "service": "gateway", "version": "0.1.0", "detail": ""}
+_LOGIN: Json = {"email": "asha@example.com", "password": "correct horse battery"}
+
+REQUESTS: dict[str, Json] = {
+    "register": _LOGIN | {"name": "Asha"},
+    "login": _LOGIN,
+    "subscribe": {"plan": "basic"},
+    "open_broker_account": {"broker": "paper", "label": "Play money"},
+    "enable_auto_trading": {"mode": "moderate", "account_id": 5},
+    "replace_auto_trading_settings": {
+        "mode": "moderate",
+        "product": "cnc",
+        "symbols": ["RELIANCE", "TCS", "INFY"],
+        "entries_per_day_max": 2,
+    },
+    "correct_calendar": _OVERRIDE,
+}
+"""Request bodies by operation id."""
+
+ANSWERS: dict[str, Json] = {
+    "register": _USER,
+    "login": {"access_token": "eyJhbGciOi…", "token_type": "bearer", "expires_in_s": 3600},
+    "get_me": {"user": _USER, "plan": _PLAN, "quota": _QUOTA},
+    "list_plans": {"plans": [_PLAN]},
+    "get_subscription": {"plan": _PLAN, "active": _ACTIVE, "pending": None},
+    "subscribe": _PENDING,
+    "cancel_subscription": _ACTIVE | {"status": "cancelled", "ended_at": "2026-04-01T12:00:00+05:30"},
+    "open_broker_account": _ENVIRONMENT | {"account": _ACCOUNT},
+    "list_broker_accounts": _ENVIRONMENT | {"accounts": [_ACCOUNT]},
+    "get_auto_trading_status": _STATUS,
+    "enable_auto_trading": _SETTINGS_REPLY,
+    "disable_auto_trading": _SETTINGS_REPLY
+    | {
+        "settings": _SETTINGS | {"enabled": False},
+        "account": None,
+        "message": "No more entries are made. Open trades keep their targets, stops and exits.",
+    },
+    "replace_auto_trading_settings": _SETTINGS_REPLY | {"account": None},
+    "list_auto_trades": _ENVIRONMENT | {"trades": [_TRADE], "next_cursor": "aWQ6NDI"},
+    "get_auto_trading_analytics": _ANALYTICS,
+    "list_auto_trading_decisions": _DECISIONS,
+    "get_auto_trading_market_status": _MARKET_STATUS,
+    "get_market_status": _MARKET_STATUS,
+    "get_quotes": _ENVIRONMENT | {"as_of": "2026-03-02T10:15:00+05:30", "quotes": {"RELIANCE": _QUOTE}, "missing": {}},
+    "get_bars": _ENVIRONMENT
+    | {
+        "symbol": "RELIANCE",
+        "interval": "1d",
+        "adjusted": True,
+        "as_of": "2026-03-02T10:15:00+05:30",
+        "source": "simulator",
+        "bars": [
+            {
+                "start": "2026-02-27T09:15:00+05:30",
+                "open": "2421.00",
+                "high": "2440.00",
+                "low": "2415.05",
+                "close": "2435.00",
+                "volume": 5123400,
+            }
+        ],
+        "note": None,
+    },
+    "get_predictions": _ENVIRONMENT
+    | {
+        "as_of": "2026-03-02T10:15:00+05:30",
+        "model_version": "2026-02-27",
+        "logic_version": "1",
+        "trained_through": "2026-02-13",
+        "features_through": "2026-02-27",
+        "predictions": {"RELIANCE": _PREDICTION},
+    },
+    "get_health": _HEALTH,
+    "get_health_unversioned": _HEALTH,
+    "list_subscriptions": {
+        "subscriptions": [_PENDING | {"user_id": 7, "email": "asha@example.com"}],
+        "next_cursor": None,
+    },
+    "activate_subscription": _ACTIVE,
+    "correct_calendar": _OVERRIDE | {"id": 3, "created_by": 1, "created_at": "2026-03-02T09:00:00+05:30"},
+    "list_calendar_corrections": {
+        "overrides": [_OVERRIDE | {"id": 3, "created_by": 1, "created_at": "2026-03-02T09:00:00+05:30"}],
+        "next_cursor": None,
+    },
+    "list_cycles": _ENVIRONMENT | {"cycles": [_CYCLE], "next_cursor": None},
+}
+"""Answers by operation id."""

@@ -1,0 +1,161 @@
+"""Every error as RFC 9457 problem+json, with a stable code and the request's id; never a stack trace."""
+
+import secrets
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backend.errors import SaudaError
+from contracts.common import Problem
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+BODY_BYTES_MAX = 64 * 1024
+FIELD_ERRORS_MAX = 50
+REQUEST_ID_LENGTH_MAX = 64
+_REQUEST_ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.")
+
+_BY_STATUS = {
+    400: ("bad_request", "Bad request"),
+    401: ("not_authenticated", "Not authenticated"),
+    403: ("not_allowed", "Not allowed"),
+    404: ("not_found", "Not found"),
+    405: ("method_not_allowed", "Method not allowed"),
+    413: ("body_too_large", "Body too large"),
+    415: ("unsupported_media_type", "Unsupported media type"),
+}
+
+
+def problem_response(
+    request_id: str,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    *,
+    errors: Sequence[dict[str, Any]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The problem as a response."""
+    problem = Problem(title=title, status=status, detail=detail, code=code, request_id=request_id, errors=list(errors))
+    return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Turn everything a route or the framework raises into a problem."""
+    app.add_exception_handler(SaudaError, _sauda_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+def request_id_of(request: Request) -> str:
+    return cast("str", request.scope["request_id"])
+
+
+async def _sauda_error(request: Request, error: Exception) -> Response:
+    error = cast("SaudaError", error)
+    headers: dict[str, str] = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    elif error.status == 503:
+        headers["Retry-After"] = "5"
+    if error.status >= 500:
+        log.warning("request_failed", code=error.code, detail=error.detail, path=request.url.path)
+    return problem_response(
+        request_id_of(request), error.status, error.code, error.title, error.detail, headers=headers
+    )
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    found = cast("RequestValidationError", error).errors()
+    errors = [_field_error(item) for item in found[:FIELD_ERRORS_MAX]]
+    detail = "; ".join(f"{item['in']} {item['pointer']}: {item['detail']}" for item in errors[:3])
+    return problem_response(request_id_of(request), 422, "validation_failed", "Invalid request", detail, errors=errors)
+
+
+def _field_error(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Where and what, without the value itself: it may be a secret, or not even be JSON."""
+    place, *path = [str(part) for part in item["loc"]]
+    if item["type"] == "json_invalid":
+        path = []
+    pointer = "#" + "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path)
+    return {"in": place, "pointer": pointer, "code": item["type"], "detail": item["msg"]}
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    error = cast("HTTPException", error)
+    code, title = _BY_STATUS.get(error.status_code, ("http_error", "Request failed"))
+    detail = error.detail or title
+    if error.status_code == 404:
+        detail = f"There is nothing at {request.url.path[:200]}."
+    elif error.status_code == 405:
+        detail = f"{request.method} is not possible here."
+    return problem_response(request_id_of(request), error.status_code, code, title, detail, headers=error.headers)
+
+
+class RequestContext:
+    """Pure ASGI middleware: names each request, bounds its body, and turns what nobody foresaw into a problem."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope["request_id"] = request_id
+        started = False
+
+        async def named_send(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, _bounded(receive), named_send)
+            except Exception:
+                log.exception("request_crashed", path=scope["path"])
+                if started:
+                    raise
+                failed = problem_response(
+                    request_id, 500, "internal_error", "Internal error", "Something went wrong; it has been logged."
+                )
+                await failed(scope, receive, named_send)
+
+
+def _bounded(receive: Receive) -> Receive:
+    """`receive` that ends the request with 413 once its body grows past BODY_BYTES_MAX."""
+    received = 0
+
+    async def bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > BODY_BYTES_MAX:
+            raise HTTPException(413, f"A body may have {BODY_BYTES_MAX} bytes at most.")
+        return message
+
+    return bounded
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's id where it is one that can be logged safely, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if 0 < len(given) <= REQUEST_ID_LENGTH_MAX and _REQUEST_ID_CHARACTERS.issuperset(given):
+                return given
+    return secrets.token_hex(8)

@@ -1,0 +1,213 @@
+"""Public market data on the wire."""
+
+from datetime import date, timedelta
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from backend.api.schemas.common import Body, MarketReply, Moment, Money, Reply, Symbol, SymbolList
+from backend.services.quote_board import SYMBOLS_DEFAULT
+from backend.services.status_service import ClassStatus, MarketStatus
+from contracts.common import Environment
+from contracts.market import BarColumns, Interval
+from contracts.predictions import Action, Prediction, PredictionsReply
+
+DAYS_MAX = {Interval.DAY_1: 3700, Interval.MIN_5: 60, Interval.MIN_1: 10}
+DAYS_DEFAULT = {Interval.DAY_1: 365, Interval.MIN_5: 1, Interval.MIN_1: 1}
+
+
+class SymbolsQuery(Body):
+    symbols: SymbolList = Field(
+        default=",".join(SYMBOLS_DEFAULT),
+        validate_default=True,
+        description="Up to 50 symbols with commas between them.",
+    )
+
+    def wanted(self) -> tuple[str, ...]:
+        """The symbols, each once, in the order asked for."""
+        return tuple(self.symbols)
+
+
+class BarsQuery(Body):
+    """`from` and `to` are session days, both inclusive; `to` is the market's present day where it is left out."""
+
+    symbol: Symbol
+    interval: Interval = Interval.DAY_1
+    from_: Annotated[date | None, Field(alias="from")] = None
+    to: date | None = None
+    adjusted: bool = True
+
+    @model_validator(mode="after")
+    def _days(self) -> "BarsQuery":
+        if any(day is not None and not 1990 <= day.year <= 9000 for day in (self.from_, self.to)):
+            raise ValueError("days lie between 1990 and 9000")
+        if self.from_ is not None and self.to is not None and self.from_ > self.to:
+            raise ValueError("from must not be after to")
+        return self
+
+    def days(self, today: date) -> tuple[date, date]:
+        """The first and last day to answer for."""
+        last = self.to or max(today, self.from_ or today)
+        return self.from_ or last - timedelta(days=DAYS_DEFAULT[self.interval] - 1), last
+
+
+class QuoteView(Reply):
+    """Rupees per share; `open`, `high`, `low` and `volume` are of the session so far."""
+
+    symbol: str
+    as_of: Moment
+    source: str
+    last: Money
+    bid: Money
+    ask: Money
+    open: Money
+    high: Money
+    low: Money
+    previous_close: Money
+    change: Money
+    change_fraction: float | None
+    volume: int
+    lower_band: Money
+    upper_band: Money
+
+
+class QuotesView(MarketReply):
+    """`as_of` is the newest quote's instant; `missing` says why a symbol has none."""
+
+    as_of: Moment | None
+    quotes: dict[str, QuoteView]
+    missing: dict[str, str]
+
+
+class BarView(Reply):
+    start: Moment
+    open: Money
+    high: Money
+    low: Money
+    close: Money
+    volume: int
+
+
+class BarsView(MarketReply):
+    """Finished bars, oldest first; an intraday bar is named by its start. `note` says why there are none."""
+
+    symbol: str
+    interval: Interval
+    adjusted: bool
+    as_of: Moment
+    source: str
+    bars: list[BarView]
+    note: str | None = None
+
+
+def bar_views(columns: BarColumns) -> list[BarView]:
+    """Columns turned into rows."""
+    rows = zip(columns.start, columns.open, columns.high, columns.low, columns.close, columns.volume, strict=True)
+    return [BarView(start=s, open=o, high=h, low=lo, close=c, volume=v) for s, o, h, lo, c, v in rows]
+
+
+class TouchView(Reply):
+    """P(the price reaches `net_return` after charges within the horizon)."""
+
+    net_return: float
+    probability: float
+
+
+class PredictionView(Reply):
+    """For the plan: enter now, leave at `target`, at `stop` or after `horizon_sessions`. Returns are fractions."""
+
+    symbol: str
+    action: Action
+    strategy: str
+    horizon_sessions: int
+    confidence: float | None
+    confidence_kind: str
+    expected_return_gross: float | None
+    expected_return_net: float | None
+    expected_return_net_lower: float | None
+    touch: list[TouchView]
+    reference_close: Money | None
+    target: Money | None
+    stop: Money | None
+    reasons: list[str]
+    supporting_strategies: list[str]
+
+    @classmethod
+    def of(cls, prediction: Prediction) -> "PredictionView":
+        own = {name: getattr(prediction, name) for name in cls.model_fields if name != "touch"}
+        touch = [TouchView(net_return=t.net_return, probability=t.probability) for t in prediction.touch]
+        return cls(**own, touch=touch)
+
+
+class PredictionsView(MarketReply):
+    as_of: Moment
+    model_version: str | None
+    logic_version: str
+    trained_through: date | None
+    features_through: date | None
+    predictions: dict[str, PredictionView]
+
+    @classmethod
+    def of(cls, environment: Environment, reply: PredictionsReply) -> "PredictionsView":
+        return cls(
+            environment=environment,
+            as_of=reply.as_of,
+            model_version=reply.model_version,
+            logic_version=reply.logic_version,
+            trained_through=reply.trained_through,
+            features_through=reply.features_through,
+            predictions={symbol: PredictionView.of(p) for symbol, p in reply.predictions.items()},
+        )
+
+
+class WindowView(Reply):
+    phase: str
+    start: Moment
+    end: Moment
+
+
+class ClassView(Reply):
+    """`cas`: stocks with derivatives, which close by auction since 2026-08-03; `non_cas`: all others."""
+
+    stock_class: str
+    phase: str
+    windows: list[WindowView]
+    square_off_at: Moment | None
+
+    @classmethod
+    def of(cls, status: ClassStatus) -> "ClassView":
+        return cls(
+            stock_class=status.stock_class.value,
+            phase=status.phase.value,
+            windows=[WindowView(phase=w.phase.value, start=w.start, end=w.end) for w in status.windows],
+            square_off_at=status.square_off_at,
+        )
+
+
+class MarketStatusReply(MarketReply):
+    """`clock_speed` is market seconds per real second; in an unrecorded year the market counts as closed."""
+
+    exchange: str
+    now: Moment
+    clock_speed: float
+    day: date
+    day_recorded: bool
+    session_kind: str | None
+    note: str
+    next_open: Moment | None
+    classes: list[ClassView]
+
+    @classmethod
+    def of(cls, environment: Environment, exchange: str, status: MarketStatus) -> "MarketStatusReply":
+        return cls(
+            environment=environment,
+            exchange=exchange,
+            now=status.now,
+            clock_speed=status.speed,
+            day=status.day,
+            day_recorded=status.recorded,
+            session_kind=status.session_kind,
+            note=status.reason,
+            next_open=status.next_open,
+            classes=[ClassView.of(c) for c in status.classes],
+        )

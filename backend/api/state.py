@@ -1,0 +1,29 @@
+"""What the API is given when it is built: everything it needs, and nothing it could look up by itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from backend.db import Sessions
+from backend.security import Security
+from backend.services.context import Trading
+from backend.services.quote_board import QuoteBoard
+from contracts.common import Environment
+
+
+def _no_trouble() -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiState:
+    """The API's collaborators. `trouble` is what /health should say; an empty text means that all is well."""
+
+    sessions: Sessions
+    trading: Trading
+    security: Security
+    quote_board: QuoteBoard
+    paper_deposit_rupees: Decimal
+    cors_origins: tuple[str, ...]
+    environment: Environment
+    trouble: Callable[[], str] = _no_trouble

@@ -1,0 +1,177 @@
+"""Users and their broker accounts: registering, logging in, opening an account and seeing what is in it."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from backend.brokers.base import AccountSnapshot, BrokerError
+from backend.brokers.paper import PaperBroker, deposit
+from backend.db import Sessions
+from backend.domain.decide import TradeStatus
+from backend.errors import ConflictError, InvalidRequestError, NotAuthenticatedError, NotFoundError
+from backend.models import AutoTrade, BrokerAccount, BrokerAccountStatus, User
+from backend.security import Security
+from backend.services.context import Trading
+
+ACCOUNTS_PER_USER_MAX = 5
+_LIVE_TRADES = (TradeStatus.ENTERING, TradeStatus.OPEN, TradeStatus.EXITING)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountFunds:
+    """An account with what its broker says is in it; `snapshot` is None and `problem` says why where it did not."""
+
+    account: BrokerAccount
+    snapshot: AccountSnapshot | None
+    problem: str | None
+
+
+async def register(sessions: Sessions, security: Security, email: str, password: str, name: str) -> User:
+    """Create a user.
+
+    Raises:
+        ConflictError: the address is taken, whatever its case.
+    """
+    password_hash = await security.hash_password(password)
+    try:
+        async with sessions.begin() as session:
+            user = User(email=email, password_hash=password_hash, name=name)
+            session.add(user)
+            await session.flush()
+            await session.refresh(user)
+    except IntegrityError:
+        raise ConflictError("This e-mail address has an account already: log in.", code="email_taken") from None
+    return user
+
+
+async def login(sessions: Sessions, security: Security, email: str, password: str) -> str:
+    """A fresh access token.
+
+    Raises:
+        NotAuthenticatedError: unknown address, wrong password or a user who is switched off; it does not say which.
+    """
+    async with sessions() as session:
+        user = await session.scalar(select(User).where(func.lower(User.email) == email.lower()))
+    usable = user is not None and user.active
+    fits = await security.verify_password(user.password_hash if user is not None and usable else None, password)
+    if user is None or not fits:
+        raise NotAuthenticatedError("The e-mail address or the password is wrong.", code="credentials_invalid")
+    return security.issue(user.id)
+
+
+async def open_account(
+    trading: Trading, user_id: int, broker: str, label: str, deposit_rupees: Decimal
+) -> AccountFunds:
+    """Open a paper account with its deposit; the user's first becomes the primary one.
+
+    Raises:
+        InvalidRequestError: another broker than the supported ones.
+        ConflictError: the user has ACCOUNTS_PER_USER_MAX accounts.
+    """
+    if broker != PaperBroker.name or broker not in trading.brokers:
+        raise InvalidRequestError(
+            f"The broker {broker!r} is not supported; supported is: {', '.join(sorted(trading.brokers))}.",
+            code="broker_not_supported",
+        )
+    now = await trading.clock()
+    async with trading.sessions.begin() as session:
+        await _lock_user(session, user_id)
+        existing = (await session.scalars(select(BrokerAccount).where(BrokerAccount.user_id == user_id))).all()
+        if len(existing) >= ACCOUNTS_PER_USER_MAX:
+            raise ConflictError(f"A user may have {ACCOUNTS_PER_USER_MAX} accounts.", code="too_many_accounts")
+        account = BrokerAccount(
+            user_id=user_id,
+            broker=broker,
+            label=label,
+            status=BrokerAccountStatus.READY,
+            is_primary=not any(other.is_primary for other in existing),
+        )
+        session.add(account)
+        await session.flush()
+        await session.refresh(account)
+        await deposit(session, account.id, deposit_rupees, now)
+    return (await with_funds(trading, [account]))[0]
+
+
+async def accounts_of(session: AsyncSession, user_id: int) -> list[BrokerAccount]:
+    """The user's accounts, oldest first."""
+    rows = await session.scalars(
+        select(BrokerAccount).where(BrokerAccount.user_id == user_id).order_by(BrokerAccount.id)
+    )
+    return list(rows.all())
+
+
+async def with_funds(trading: Trading, accounts: Sequence[BrokerAccount]) -> list[AccountFunds]:
+    """Ask each account's broker for its money and shares, outside any transaction."""
+    by_broker: dict[str, list[int]] = defaultdict(list)
+    for account in accounts:
+        by_broker[account.broker].append(account.id)
+    known = [name for name in by_broker if name in trading.brokers]
+    replies = await asyncio.gather(
+        *(trading.brokers[name].snapshots(by_broker[name]) for name in known), return_exceptions=True
+    )
+    snapshots: dict[int, AccountSnapshot | BrokerError] = {}
+    for name, reply in zip(known, replies, strict=True):
+        if isinstance(reply, BrokerError):
+            snapshots |= dict.fromkeys(by_broker[name], reply)
+        elif isinstance(reply, BaseException):
+            raise reply
+        else:
+            snapshots |= reply
+    return [_funds(account, snapshots) for account in accounts]
+
+
+def _funds(account: BrokerAccount, snapshots: Mapping[int, AccountSnapshot | BrokerError]) -> AccountFunds:
+    snapshot = snapshots.get(account.id)
+    if snapshot is None:
+        return AccountFunds(account, None, f"the broker {account.broker} is not connected in this deployment")
+    if isinstance(snapshot, BrokerError):
+        return AccountFunds(account, None, snapshot.detail)
+    return AccountFunds(account, snapshot, None)
+
+
+async def ready_account(session: AsyncSession, user_id: int, account_id: int | None) -> BrokerAccount:
+    """The account that executes the user's auto-trades; `account_id` makes it another one. Joins the transaction.
+
+    Raises:
+        NotFoundError: no such account of this user.
+        ConflictError: none is ready, or trades are open in the account that would be left.
+    """
+    await _lock_user(session, user_id)
+    accounts = await accounts_of(session, user_id)
+    primary = next((a for a in accounts if a.is_primary), None)
+    chosen = primary if account_id is None else next((a for a in accounts if a.id == account_id), None)
+    if chosen is None and account_id is not None:
+        raise NotFoundError(f"You have no broker account {account_id}.")
+    if chosen is None or chosen.status is not BrokerAccountStatus.READY:
+        raise ConflictError("No broker account is ready: open one with POST /v1/broker-accounts.", code="no_account")
+    if primary is not None and primary.id != chosen.id:
+        await _require_no_live_trades(session, primary.id)
+        primary.is_primary = False
+        await session.flush()
+    chosen.is_primary = True
+    await session.flush()
+    return chosen
+
+
+async def _require_no_live_trades(session: AsyncSession, account_id: int) -> None:
+    # Exits go through the primary account: leaving it would leave its open trades without theirs.
+    live = await session.scalar(
+        select(func.count()).where(AutoTrade.account_id == account_id, AutoTrade.status.in_(_LIVE_TRADES))
+    )
+    if live:
+        raise ConflictError(
+            f"{live} trades are still open in the present account: change it when they are closed.",
+            code="account_has_open_trades",
+        )
+
+
+async def _lock_user(session: AsyncSession, user_id: int) -> None:
+    """Serialise changes of one user's accounts until the transaction ends."""
+    await session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))

@@ -1,0 +1,198 @@
+"""The gateway for tests: the real application over a real database, with a loopback market behind it."""
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import httpx
+import pytest
+from argon2 import PasswordHasher
+from fastapi import FastAPI
+from httpx_aiohttp import AiohttpTransport
+from sqlalchemy import text
+
+from backend.api.app import create_api
+from backend.api.state import ApiState
+from backend.brokers.paper import PaperBroker, PaperMarket
+from backend.db import Sessions, create_engine, create_sessions
+from backend.domain.calendar import IST, standard_calendar
+from backend.domain.decide import Mode
+from backend.domain.market import Product
+from backend.domain.risk import RiskLimits
+from backend.models import AutoTradeSettings, Role, Subscription, SubscriptionStatus, User
+from backend.security import Security
+from backend.services.account_service import open_account
+from backend.services.context import Trading, TradingRules
+from backend.services.market_calendar import MarketCalendar
+from backend.services.market_data_client import MarketDataClient
+from backend.services.ml_service_client import MlServiceClient
+from backend.services.quote_board import SYMBOLS_DEFAULT, QuoteBoard
+from contracts.common import Environment
+from sauda.embedded import EmbeddedPostgres
+from tests.conftest import TEMPLATE
+from tests.support.market_server import Market, Stock, create_app, serving
+
+KEY = "a test key of more than thirty-two bytes"
+MONDAY_10 = datetime(2024, 3, 18, 10, 0, tzinfo=IST)
+DEPOSIT = Decimal(500_000)
+_numbers = itertools.count(1)
+
+
+@dataclass
+class RealClock:
+    """Real time as the tests set it."""
+
+    now: datetime = datetime(2026, 3, 2, 4, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class Someone:
+    """A user in the database, and the headers that log them in."""
+
+    id: int
+    email: str
+    headers: dict[str, str]
+    account_id: int | None = None
+
+
+@dataclass
+class Gateway:
+    app: FastAPI
+    client: httpx.AsyncClient
+    state: ApiState
+    market: Market
+    clock: RealClock
+    people: list[Someone] = field(default_factory=list)
+
+    @property
+    def trading(self) -> Trading:
+        return self.state.trading
+
+    @property
+    def sessions(self) -> Sessions:
+        return self.state.sessions
+
+    async def someone(
+        self,
+        plan: str = "free",
+        *,
+        admin: bool = False,
+        account: bool = False,
+        enabled: bool = False,
+        mode: Mode = Mode.MODERATE,
+        symbols: tuple[str, ...] = SYMBOLS_DEFAULT,
+    ) -> Someone:
+        """Create a user who is logged in, on `plan`; with `account`, a paper account of DEPOSIT rupees."""
+        email = f"someone{next(_numbers)}@example.com"
+        async with self.sessions.begin() as session:
+            user = User(email=email, password_hash="!", name="Someone", role=Role.ADMIN if admin else Role.USER)
+            session.add(user)
+            await session.flush()
+            if plan != "free":
+                session.add(Subscription(user_id=user.id, plan_code=plan, status=SubscriptionStatus.ACTIVE))
+            if enabled:
+                settings = AutoTradeSettings(
+                    user_id=user.id, enabled=True, mode=mode, product=Product.CNC, symbols=list(symbols)
+                )
+                settings.enabled_at = self.market.now
+                session.add(settings)
+        headers = {"Authorization": f"Bearer {self.state.security.issue(user.id)}"}
+        made = Someone(user.id, email, headers)
+        if account or enabled:
+            opened = await open_account(self.trading, user.id, "paper", "p", DEPOSIT)
+            made.account_id = opened.account.id
+        return made
+
+
+def make_trading(http: httpx.AsyncClient, url: str, sessions: Sessions, market: Market) -> Trading:
+    """The trading world as the composition root wires it, with the test's market."""
+    market_data = MarketDataClient(http, url, 5)
+    calendar = MarketCalendar(standard_calendar())
+
+    async def now() -> datetime:
+        return market.now
+
+    async def quotes(symbols, as_of):
+        return (await market_data.quotes(symbols, as_of)).quotes
+
+    paper = PaperMarket(now, quotes, market_data.bars_since, calendar.phase, calendar.session_ended)
+    rules = TradingRules(
+        environment=Environment.SIMULATED,
+        trader="test",
+        cycle_interval_s=60,
+        shards=1,
+        horizon_sessions=10,
+        order_rest_s_max=600,
+        decisions_kept_days=30,
+        limits=RiskLimits(),
+    )
+    return Trading(
+        sessions=sessions,
+        brokers={"paper": PaperBroker(sessions, paper)},
+        market_data=market_data,
+        ml_service=MlServiceClient(http, url, 5),
+        calendar=calendar,
+        rules=rules,
+        clock=now,
+        announce=lambda _: None,
+    )
+
+
+@asynccontextmanager
+async def gateway_over(database_url: str) -> AsyncIterator[Gateway]:
+    """A gateway on a database, with a market of the five default shares behind it."""
+    market = Market(now=MONDAY_10, stocks={s: Stock(Decimal(1000 + 500 * i)) for i, s in enumerate(SYMBOLS_DEFAULT)})
+    clock = RealClock()
+    engine = create_engine(database_url, pool_size=3)
+    sessions = create_sessions(engine)
+    with serving(create_app(market)) as url:
+        async with httpx.AsyncClient(transport=AiohttpTransport()) as http:
+            trading = make_trading(http, url, sessions, market)
+            trading.calendar.know(await trading.market_data.load_instruments())
+            state = ApiState(
+                sessions=sessions,
+                trading=trading,
+                security=Security(KEY, 60, clock, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)),
+                quote_board=QuoteBoard(trading.market_data, Environment.SIMULATED),
+                paper_deposit_rupees=DEPOSIT,
+                cors_origins=("https://app.example.com",),
+                environment=Environment.SIMULATED,
+            )
+            app = create_api(state)
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+                yield Gateway(app, client, state, market, clock)
+    await engine.dispose()
+
+
+async def _new_database(postgres: EmbeddedPostgres, name: str) -> str:
+    admin = create_engine(postgres.url("postgres"), pool_size=1)
+    async with admin.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await autocommit.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"'))
+    await admin.dispose()
+    return postgres.url(name)
+
+
+@pytest.fixture(scope="session")
+async def gateway(postgres: EmbeddedPostgres) -> AsyncIterator[Gateway]:
+    """One gateway for all tests that only look at their own users' rows, and move no clock and no market."""
+    async with gateway_over(await _new_database(postgres, "api_shared")) as made:
+        yield made
+
+
+@pytest.fixture
+async def own_gateway(database_url: str) -> AsyncIterator[Gateway]:
+    """A gateway with a database, a clock and a market of the test's own."""
+    async with gateway_over(database_url) as made:
+        yield made
+
+
+def later(moment: datetime, seconds: float) -> datetime:
+    return moment + timedelta(seconds=seconds)

@@ -1,0 +1,118 @@
+"""Every operation is documented, declares who may call it, and gives an example that is true to its model."""
+
+import httpx
+import pytest
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
+
+from backend.api.app import ROUTERS, access_of, require_access
+from backend.api.deps import CurrentUser
+from backend.api.examples import ANSWERS, REQUESTS
+from tests.api.conftest import Gateway
+
+ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+
+ACCESS = {
+    "public": {
+        "register",
+        "login",
+        "list_plans",
+        "get_quotes",
+        "get_bars",
+        "get_predictions",
+        "get_market_status",
+        "get_health",
+        "get_health_unversioned",
+    },
+    "current_user": {
+        "get_me",
+        "get_subscription",
+        "subscribe",
+        "cancel_subscription",
+        "list_broker_accounts",
+        "get_auto_trading_status",
+        "disable_auto_trading",
+        "replace_auto_trading_settings",
+        "list_auto_trades",
+        "get_auto_trading_analytics",
+        "list_auto_trading_decisions",
+        "get_auto_trading_market_status",
+    },
+    "paid_user": {"open_broker_account", "enable_auto_trading"},
+    "admin_user": {
+        "list_subscriptions",
+        "activate_subscription",
+        "correct_calendar",
+        "list_calendar_corrections",
+        "list_cycles",
+    },
+}
+
+
+def test_each_route_has_the_access_it_should_have() -> None:
+    found = {access: {r.operation_id for r in ROUTES if access_of(r) == access} for access in ACCESS}
+    assert found == ACCESS
+    assert sum(map(len, ACCESS.values())) == len(ROUTES)
+
+
+def test_a_route_without_a_declared_access_is_refused() -> None:
+    router = APIRouter()
+
+    @router.get("/open")
+    async def forgotten() -> int:
+        return 1
+
+    with pytest.raises(LookupError, match="forgotten"):
+        require_access(router)
+
+    closed = APIRouter()
+
+    @closed.get("/closed")
+    async def guarded(user: CurrentUser) -> int:
+        return user.id
+
+    require_access(closed)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.operation_id)
+def test_the_example_answer_is_true_to_its_model(route: APIRoute) -> None:
+    assert route.operation_id is not None
+    adapter = TypeAdapter(route.response_model)
+    answer = adapter.validate_python(ANSWERS[route.operation_id])
+    assert adapter.dump_python(answer, mode="json", by_alias=True) == ANSWERS[route.operation_id]
+
+
+@pytest.mark.parametrize("route", [r for r in ROUTES if r.body_field], ids=lambda r: r.operation_id)
+def test_the_example_request_is_true_to_its_model(route: APIRoute) -> None:
+    assert route.body_field is not None
+    assert route.operation_id is not None
+    TypeAdapter(route.body_field.field_info.annotation).validate_python(REQUESTS[route.operation_id])
+
+
+async def test_the_openapi_document(gateway: Gateway) -> None:
+    reply = await gateway.client.get("/openapi.json")
+    document = reply.json()
+    assert document["info"]["title"] == "Sauda"
+    assert "**simulated**" in document["info"]["description"]
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert len(operations) == len(ROUTES)
+    for operation in operations:
+        assert operation["tags"]
+        assert operation["description"]
+        good = next(r for status, r in operation["responses"].items() if status.startswith("2"))
+        assert "example" in good["content"]["application/json"]
+        for status, response in operation["responses"].items():
+            if status >= "400":
+                schema = response["content"]["application/problem+json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/Problem"}
+        if "requestBody" in operation:
+            assert "example" in operation["requestBody"]["content"]["application/json"]
+    protected = [o for o in operations if "security" in o]
+    assert len(protected) == len(ROUTES) - len(ACCESS["public"])
+
+
+async def test_the_docs_page_is_there(gateway: Gateway) -> None:
+    reply: httpx.Response = await gateway.client.get("/docs")
+    assert reply.status_code == 200
+    assert "Sauda" in reply.text
