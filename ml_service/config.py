@@ -11,7 +11,7 @@ from contracts.common import Environment
 class Settings(BaseSettings):
     """Settings of the prediction service; each is an environment variable of the same name, upper case."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     environment: Environment = Field(Environment.SIMULATED, description="simulated, paper or live.")
     data_dir: Path = Field(Path("./data"), description="Folder that holds `models/`, the model registry.")

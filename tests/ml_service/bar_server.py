@@ -27,6 +27,7 @@ class BarServer:
     bars: pl.DataFrame
     environment: Environment = Environment.SIMULATED
     hang_s: float = 0.0
+    hang_from_symbols: int = 1
     url: str = ""
     calls: list[BarsRequest] = field(default_factory=list)
 
@@ -59,7 +60,8 @@ class BarServer:
         @app.post("/v1/bars")
         async def bars(request: BarsRequest) -> BarsReply:
             self.calls.append(request)
-            await asyncio.sleep(self.hang_s)
+            if len(request.symbols) >= self.hang_from_symbols:
+                await asyncio.sleep(self.hang_s)
             return self.reply(request)
 
         @app.get("/v1/instruments")

@@ -1,5 +1,6 @@
 """A model is used whole and proven, or not at all."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -67,6 +68,15 @@ def test_nothing_is_parsed_before_it_is_proven(
     assert parsed == []
 
 
+def test_a_folder_that_vouches_for_other_files_is_no_model(registry: Registry, artefact: Artefact) -> None:
+    sums = b"0" * 64 + b"  model.json\n"
+    version = hashlib.sha256(sums).hexdigest()
+    folder(registry, artefact).rename(registry.root / version)
+    (registry.root / version / SUMS).write_bytes(sums)
+    with pytest.raises(ArtefactError, match="other files"):
+        registry.load(version)
+
+
 @pytest.mark.parametrize("name", [*FILES, SUMS])
 def test_a_half_written_model_is_refused(registry: Registry, artefact: Artefact, name: str) -> None:
     (folder(registry, artefact) / name).unlink()
@@ -103,9 +113,9 @@ def test_an_oversized_file_is_not_read(registry: Registry, artefact: Artefact) -
         reread(registry).load(artefact.sha256)
 
 
-@pytest.mark.parametrize("name", ["../../etc", "A" * 64, "0" * 64, ""])
+@pytest.mark.parametrize("name", ["../../etc", "A" * 64, "0" * 12, ""])
 def test_a_version_is_a_hash_and_not_a_path(registry: Registry, artefact: Artefact, name: str) -> None:
-    with pytest.raises(ArtefactError):
+    with pytest.raises(ArtefactError, match="64 hexadecimal digits"):
         registry.load(name)
 
 

@@ -1,5 +1,6 @@
 """The service over real HTTP: right for every instant, cheap when nothing changed, and never hanging."""
 
+import asyncio
 import json
 import time as wall
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,9 +30,9 @@ def bar_server(planted: pl.DataFrame) -> Iterator[BarServer]:
 
 @pytest.fixture
 def started(tmp_path: Path, bar_server: BarServer) -> Callable[..., Client]:
-    def start(**settings: object) -> Client:
+    def start(clock: Callable[[], datetime] = lambda: datetime(2026, 1, 1, tzinfo=UTC), **settings: object) -> Client:
         values = {"data_dir": tmp_path, "data_service_url": bar_server.url, "data_timeout_s": 5.0} | settings
-        app = create_app(Settings(_env_file=None, **values), clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+        app = create_app(Settings(_env_file=None, **values), clock)
         return Client(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://ml")
 
     return start
@@ -207,6 +208,29 @@ async def test_a_silent_data_service_is_a_problem_within_the_deadline(
         found = await problem_of(http, body)
         assert (found.status, found.code) == (503, "data_service_unavailable")
         assert wall.perf_counter() - begun < 2
+
+
+async def test_waiting_for_another_request_counts_too(
+    started: Callable[..., Client], artefact: Artefact, bar_server: BarServer, days: list[date]
+) -> None:
+    bar_server.hang_s, bar_server.hang_from_symbols = 30.0, 6
+    body = {"symbols": ["SIM00"], "as_of": at(days[-3], 11, 0).isoformat()}
+    async with started(data_timeout_s=0.5) as http:
+        begun = wall.perf_counter()
+        found = await asyncio.gather(*(problem_of(http, body) for _ in range(6)))
+        assert {problem.code for problem in found} == {"data_service_unavailable"}
+        assert wall.perf_counter() - begun < 1.5
+
+
+async def test_what_was_computed_is_refreshed_after_a_while(
+    started: Callable[..., Client], artefact: Artefact, bar_server: BarServer, days: list[date]
+) -> None:
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    async with started(clock=lambda: now[0]) as http:
+        for passed_s, fetched in ((0, 1), (599, 1), (2, 2)):
+            now[0] += timedelta(seconds=passed_s)
+            await ask(http, at(days[-3], 11, 0))
+            assert sum(len(call.symbols) == 40 for call in bar_server.calls) == fetched
 
 
 async def test_an_absent_data_service_is_a_problem(
