@@ -7,7 +7,7 @@ from datetime import date, datetime
 from decimal import Decimal
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.calendar import IST
@@ -142,13 +142,14 @@ def _valued(trade: AutoTrade, position: Position | None, last: Decimal | None) -
 
 async def profit_and_loss(trading: Trading, user_id: int, market_now: datetime) -> ProfitAndLoss:
     """What the user's auto-trades have earned and stand at."""
-    today = midnight_before(market_now.astimezone(IST).date())
+    today = market_now.astimezone(IST).date()
+    closed_today = and_(AutoTrade.closed_at >= midnight_before(today), AutoTrade.closed_at < midnight_after(today))
     async with trading.sessions() as session:
         row = (
             await session.execute(
                 select(
                     func.coalesce(func.sum(AutoTrade.realized_pnl), Decimal(0)),
-                    func.coalesce(func.sum(AutoTrade.realized_pnl).filter(AutoTrade.closed_at >= today), Decimal(0)),
+                    func.coalesce(func.sum(AutoTrade.realized_pnl).filter(closed_today), Decimal(0)),
                 ).where(AutoTrade.user_id == user_id)
             )
         ).one()
