@@ -83,8 +83,11 @@ class TradingLoop:
         self._trading.calendar.know(await self._trading.market_data.load_instruments())
 
     async def _reconcile(self) -> None:
-        self._reconciled = False
-        await reconcile(self._trading)
+        try:
+            await reconcile(self._trading)
+        except BaseException:
+            self._reconciled = False
+            raise
         self._reconciled = True
 
     async def _cycle(self) -> None:

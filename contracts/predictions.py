@@ -57,7 +57,10 @@ class Prediction(Wire):
 
 
 class PredictionsReply(Wire):
-    """One entry per requested symbol. `features_through` is the last session whose bars were used."""
+    """One entry per requested symbol. `features_through` is the last session whose bars were used.
+
+    `certified_modes`: the modes for which the model has shown enough separate episodes; others must not trade on it.
+    """
 
     environment: Environment
     as_of: Instant
@@ -65,4 +68,5 @@ class PredictionsReply(Wire):
     logic_version: str
     trained_through: date | None
     features_through: date | None
+    certified_modes: list[str] = []
     predictions: dict[Symbol, Prediction]

@@ -185,6 +185,7 @@ class PredictionService:
             logic_version=LOGIC_VERSION,
             trained_through=artefact.trained_through if artefact else None,
             features_through=through,
+            certified_modes=artefact.certified_modes if artefact else [],
             predictions={
                 symbol: known.get(symbol)
                 or hold(symbol, horizon, Abstention.UNKNOWN_SYMBOL if symbol in unknown else otherwise)

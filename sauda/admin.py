@@ -6,11 +6,11 @@ import secrets
 from typing import Annotated
 
 import typer
+from argon2 import PasswordHasher
 from sqlalchemy import func, select
 
 from backend.db import create_engine, create_sessions
 from backend.models import Role, User
-from backend.security import hash_password_now
 
 admin = typer.Typer(no_args_is_help=True, help="Operate a deployment (needs DATABASE_URL, or a running `sauda up`).")
 
@@ -43,7 +43,7 @@ async def _make_admin(url: str, email: str) -> str | None:
             password = None
             if user is None:
                 password = secrets.token_urlsafe(12)
-                user = User(email=email, password_hash=hash_password_now(password))
+                user = User(email=email, password_hash=PasswordHasher().hash(password))
                 session.add(user)
             user.role = Role.ADMIN
             return password

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import httpx
+from argon2 import PasswordHasher
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,7 +26,6 @@ from backend.models import (
     SubscriptionStatus,
     User,
 )
-from backend.security import hash_password_now
 from contracts.market import ClockReply, InstrumentsReply
 
 FILE = "demo-users.json"
@@ -72,7 +72,7 @@ async def _ensure(database_url: str, symbols: list[str], now: datetime, data_dir
 
 async def _create(session: AsyncSession, demo: DemoUser, symbols: list[str], now: datetime) -> None:
     mode = MODES[demo.plan]
-    user = User(email=demo.email, password_hash=hash_password_now(demo.password), name=f"Demo {demo.plan}")
+    user = User(email=demo.email, password_hash=PasswordHasher().hash(demo.password), name=f"Demo {demo.plan}")
     session.add(user)
     await session.flush()
     account = BrokerAccount(

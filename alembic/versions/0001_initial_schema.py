@@ -119,6 +119,7 @@ def upgrade() -> None:
         ),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_broker_accounts_user_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_broker_accounts")),
+        sa.UniqueConstraint("id", "user_id", name=op.f("uq_broker_accounts_id_user_id")),
     )
     op.create_index(op.f("ix_broker_accounts_user_id"), "broker_accounts", ["user_id"], unique=False)
     op.create_index(
@@ -333,12 +334,15 @@ def upgrade() -> None:
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.ForeignKeyConstraint(["account_id"], ["broker_accounts.id"], name=op.f("fk_auto_trades_account_id")),
+        sa.ForeignKeyConstraint(
+            ["account_id", "user_id"],
+            ["broker_accounts.id", "broker_accounts.user_id"],
+            name=op.f("fk_auto_trades_account_id_user_id"),
+        ),
         sa.ForeignKeyConstraint(["cycle_id"], ["cycles.id"], name=op.f("fk_auto_trades_cycle_id")),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_auto_trades_user_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_auto_trades")),
+        sa.UniqueConstraint("id", "account_id", "user_id", name=op.f("uq_auto_trades_id_account_id_user_id")),
     )
-    op.create_index("ix_auto_trades_closed_at", "auto_trades", ["closed_at"], unique=False)
     op.create_index(
         "ix_auto_trades_live",
         "auto_trades",
@@ -346,6 +350,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("status IN ('entering', 'open', 'exiting')"),
     )
+    op.create_index("ix_auto_trades_user_id_closed_at", "auto_trades", ["user_id", "closed_at"], unique=False)
     op.create_index("ix_auto_trades_user_id_id", "auto_trades", ["user_id", "id"], unique=False)
     op.create_index(
         "uq_auto_trades_one_live_per_symbol",
@@ -480,10 +485,11 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("filled_quantity BETWEEN 0 AND quantity", name=op.f("ck_orders_filled_within_quantity")),
         sa.CheckConstraint("quantity > 0", name=op.f("ck_orders_quantity_positive")),
-        sa.ForeignKeyConstraint(["account_id"], ["broker_accounts.id"], name=op.f("fk_orders_account_id")),
-        sa.ForeignKeyConstraint(["auto_trade_id"], ["auto_trades.id"], name=op.f("fk_orders_auto_trade_id")),
-        sa.ForeignKeyConstraint(["cycle_id"], ["cycles.id"], name=op.f("fk_orders_cycle_id")),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_orders_user_id")),
+        sa.ForeignKeyConstraint(
+            ["auto_trade_id", "account_id", "user_id"],
+            ["auto_trades.id", "auto_trades.account_id", "auto_trades.user_id"],
+            name=op.f("fk_orders_auto_trade_id_account_id_user_id"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_orders")),
         sa.UniqueConstraint("client_order_id", name=op.f("uq_orders_client_order_id")),
     )
@@ -491,7 +497,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_orders_live",
         "orders",
-        ["account_id"],
+        ["user_id"],
         unique=False,
         postgresql_where=sa.text(
             "state IN ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')"
@@ -689,12 +695,12 @@ def downgrade() -> None:
         postgresql_where=sa.text("status IN ('entering', 'open', 'exiting')"),
     )
     op.drop_index("ix_auto_trades_user_id_id", table_name="auto_trades")
+    op.drop_index("ix_auto_trades_user_id_closed_at", table_name="auto_trades")
     op.drop_index(
         "ix_auto_trades_live",
         table_name="auto_trades",
         postgresql_where=sa.text("status IN ('entering', 'open', 'exiting')"),
     )
-    op.drop_index("ix_auto_trades_closed_at", table_name="auto_trades")
     op.drop_table("auto_trades")
     op.drop_index(
         "uq_subscriptions_one_pending", table_name="subscriptions", postgresql_where=sa.text("status = 'pending'")

@@ -94,6 +94,7 @@ class MarketView:
     signals: Mapping[str, Signal]
     quotes: Mapping[str, QuoteView]
     exchange: str
+    certified_modes: frozenset[Mode]
     horizon_end: Callable[[int], date]
     round_trip_charges: Callable[[Decimal, int, Product], Decimal]
     """(price, shares, product) → entry and exit charges together, as a fraction of the entry value."""
@@ -201,7 +202,7 @@ def rank(market: MarketView, mode: Mode, limits: RiskLimits) -> Ranking:
     candidates: list[Candidate] = []
     rejected: dict[str, Reason] = {}
     for symbol in market.continuous:
-        found = _candidate(market, symbol, MODE_RULES[mode], limits)
+        found = _candidate(market, symbol, mode, limits)
         if isinstance(found, Candidate):
             candidates.append(found)
         else:
@@ -210,7 +211,8 @@ def rank(market: MarketView, mode: Mode, limits: RiskLimits) -> Ranking:
     return Ranking(mode, tuple(candidates), rejected)
 
 
-def _candidate(market: MarketView, symbol: str, rules: ModeRules, limits: RiskLimits) -> Candidate | Reason:
+def _candidate(market: MarketView, symbol: str, mode: Mode, limits: RiskLimits) -> Candidate | Reason:
+    rules = MODE_RULES[mode]
     if not market.continuous[symbol]:
         return Reason.MARKET_NOT_CONTINUOUS
     signal = market.signals.get(symbol)
@@ -218,6 +220,8 @@ def _candidate(market: MarketView, symbol: str, rules: ModeRules, limits: RiskLi
         return Reason.NO_PREDICTION
     if signal.abstained:
         return Reason.MODEL_ABSTAINED
+    if mode not in market.certified_modes:
+        return Reason.MODE_NOT_CERTIFIED
     if signal.action is not SignalAction.BUY:
         return Reason.NOT_A_BUY
     quote = market.quotes.get(symbol)
@@ -227,17 +231,23 @@ def _candidate(market: MarketView, symbol: str, rules: ModeRules, limits: RiskLi
     if abs(quote.last - signal.reference_close) > signal.reference_close * limits.price_drift_fraction_max:
         return Reason.PRICE_MOVED
     confidence = signal.touch.get(rules.return_net_min, 0.0)
-    if confidence < rules.confidence_min:
+    # Thresholds are asked as "not reached", so that a NaN is refused like any other number that does not reach them.
+    if not confidence >= rules.confidence_min:
         return Reason.CONFIDENCE_BELOW_MODE
     # The plan's end value does not depend on today's entry price, so a dearer entry earns less.
     moved = float(signal.reference_close / quote.last)
-    expected = (1 + signal.expected_return_net) * moved - 1
-    if expected < rules.return_net_min:
+    expected = _return_at(signal.expected_return_net, moved)
+    if not expected >= rules.return_net_min:
         return Reason.RETURN_BELOW_MODE
-    if (1 + signal.expected_return_net_lower) * moved - 1 <= 0:
+    if not _return_at(signal.expected_return_net_lower, moved) > 0:
         return Reason.LOWER_BOUND_NOT_POSITIVE
     limit = round_to_tick(quote.last * (1 + limits.entry_protection_fraction), quote.tick, Side.BUY)
     return Candidate(signal, quote, min(limit, quote.upper_band), confidence, rules.confidence_kind, expected)
+
+
+def _return_at(predicted: float, moved: float) -> float:
+    """(1 + predicted) × moved − 1, in the form that leaves `predicted` exact where the price has not moved."""
+    return predicted * moved + (moved - 1)
 
 
 def decide(market: MarketView, ranking: Ranking, user: UserState, limits: RiskLimits) -> UserDecision:
@@ -281,13 +291,17 @@ def _decide_exit(market: MarketView, trade: OpenTrade, decision: UserDecision, l
         )
         return
     quote = market.quotes.get(trade.symbol)
-    if quote is None:
-        decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, Reason.NO_QUOTE, trade.held, None, reason))
+    problem = quote_problem(quote, market.now, limits)
+    if problem is not None or quote is None:
+        problem = problem or Reason.NO_QUOTE
+        decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, problem, trade.held, None, reason))
         return
     price = round_to_tick(quote.last * (1 - limits.exit_protection_fraction), quote.tick, Side.SELL)
     price = max(price, quote.lower_band)
+    # What one order may not carry is left on a later cycle: an exit is delayed by such a limit, never barred by it.
+    quantity = _whole_lots(trade.held, quote)
     order = OrderIntent(
-        trade.symbol, market.exchange, Side.SELL, trade.product, OrderType.LIMIT, trade.held, price, Intent.EXIT
+        trade.symbol, market.exchange, Side.SELL, trade.product, OrderType.LIMIT, quantity, price, Intent.EXIT
     )
     held = decision.user.holdings.get(trade.symbol, 0)
     verdict = check(order, quote, market.now, cash_free=Decimal(0), held=held, limits=limits)
@@ -295,7 +309,7 @@ def _decide_exit(market: MarketView, trade: OpenTrade, decision: UserDecision, l
         decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, verdict.reason, trade.held, price, reason))
         return
     decision.exits.append(PlannedExit(verdict, trade, reason))
-    decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, None, trade.held, price, reason))
+    decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, None, quantity, price, reason))
 
 
 def _decide_entries(market: MarketView, ranking: Ranking, decision: UserDecision, limits: RiskLimits) -> None:
@@ -322,7 +336,7 @@ def _decide_entries(market: MarketView, ranking: Ranking, decision: UserDecision
             continue
         order = verdict.order
         value = order.limit_price * order.quantity
-        cash_free -= value
+        cash_free -= value * (1 + ENTRY_CHARGES_FRACTION)
         in_use += value
         plan_left -= 1
         own_left = None if own_left is None else own_left - 1
@@ -341,15 +355,17 @@ def _entry_order(
     limits: RiskLimits,
 ) -> Approved | Denied:
     quote, product = candidate.quote, user.product
-    if product is Product.MIS and market.now >= market.square_off_at[quote.symbol]:
+    square_off = market.square_off_at.get(quote.symbol)
+    if product is Product.MIS and (square_off is None or market.now >= square_off):
         return Denied(Reason.TOO_LATE_FOR_INTRADAY)
-    if budget <= 0:
+    if budget <= 0 < user.funds_total:
         return Denied(Reason.FUNDS_IN_USE_LIMIT)
     price = candidate.limit_price
-    quantity = min(whole_shares(budget, price, ENTRY_CHARGES_FRACTION), quote.freeze_quantity)
-    quantity -= quantity % quote.lot
+    budget = min(budget, limits.order_value_rupees_max)
+    quantity = _whole_lots(whole_shares(budget, price, ENTRY_CHARGES_FRACTION), quote)
     if quantity <= 0:
-        return Denied(Reason.BUDGET_BELOW_ONE_SHARE)
+        squeezed = budget < user.funds_total * rules.funds_fraction
+        return Denied(Reason.FUNDS_IN_USE_LIMIT if squeezed else Reason.BUDGET_BELOW_ONE_SHARE)
     # The prediction is net of typical charges; at a small size the flat ones (depository, brokerage floor) weigh more.
     excess = float(market.round_trip_charges(price, quantity, product) - TYPICAL_ROUND_TRIP_FRACTION)
     if candidate.expected_return_net - max(0.0, excess) < rules.return_net_min:
@@ -360,8 +376,14 @@ def _entry_order(
     return check(order, quote, market.now, cash_free=cash_free, held=0, limits=limits)
 
 
+def _whole_lots(shares: int, quote: QuoteView) -> int:
+    """As many of `shares` as one order may carry: whole lots, at most the freeze quantity."""
+    shares = min(shares, quote.freeze_quantity)
+    return shares - shares % quote.lot
+
+
 ENTRY_CHARGES_FRACTION = Decimal("0.0015")
 """Reserve for the entry's own charges when sizing: delivery buys cost about 0.12 % on NSE."""
 
-TYPICAL_ROUND_TRIP_FRACTION = Decimal("0.0025")
-"""The charges that ml_service's net figures already contain (a delivery round trip without flat charges)."""
+TYPICAL_ROUND_TRIP_FRACTION = Decimal("0.0035")
+"""The charges that ml_service's net figures already contain (0.35 % of the entry value)."""

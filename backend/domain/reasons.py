@@ -8,6 +8,7 @@ class Reason(StrEnum):
     MARKET_NOT_CONTINUOUS = "market_not_continuous"
     NO_PREDICTION = "no_prediction"
     MODEL_ABSTAINED = "model_abstained"
+    MODE_NOT_CERTIFIED = "mode_not_certified"
     NOT_A_BUY = "not_a_buy"
     CONFIDENCE_BELOW_MODE = "confidence_below_mode"
     RETURN_BELOW_MODE = "return_below_mode"
@@ -46,6 +47,7 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.MARKET_NOT_CONTINUOUS: "Orders go out in the continuous session only; market status shows the next one.",
     Reason.NO_PREDICTION: "The prediction service did not answer for this symbol; it is asked again on the next cycle.",
     Reason.MODEL_ABSTAINED: "The model has no evidence for this symbol now; see the prediction's reasons.",
+    Reason.MODE_NOT_CERTIFIED: "The model has too few separate episodes in its record for your mode; another may have.",
     Reason.NOT_A_BUY: "The model sees no gain after charges; nothing to do.",
     Reason.CONFIDENCE_BELOW_MODE: "The probability is below what your mode asks; a bolder mode asks less.",
     Reason.RETURN_BELOW_MODE: "The expected net return is below what your mode asks; a bolder mode asks less.",

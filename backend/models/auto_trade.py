@@ -4,7 +4,17 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Numeric, String, text
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    Numeric,
+    String,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -34,8 +44,8 @@ class AutoTrade(Base):
     __tablename__ = "auto_trades"
 
     id: Mapped[BigId]
-    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
-    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"))
+    user_id: Mapped[int] = mapped_column(BigInteger)
+    account_id: Mapped[int] = mapped_column(BigInteger)
     cycle_id: Mapped[int] = mapped_column(ForeignKey("cycles.id"))
     symbol: Mapped[str] = mapped_column(String(20))
     exchange: Mapped[str] = mapped_column(String(3))
@@ -66,8 +76,11 @@ class AutoTrade(Base):
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (
+        # One check proves that the account is the user's own.
+        ForeignKeyConstraint(["account_id", "user_id"], ["broker_accounts.id", "broker_accounts.user_id"]),
+        UniqueConstraint("id", "account_id", "user_id"),
         Index("ix_auto_trades_user_id_id", "user_id", "id"),
-        Index("ix_auto_trades_closed_at", "closed_at"),
+        Index("ix_auto_trades_user_id_closed_at", "user_id", "closed_at"),
         Index(
             "uq_auto_trades_one_live_per_symbol",
             "account_id",

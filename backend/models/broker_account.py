@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.models.base import Base, BigId, CreatedAt, enum_type
@@ -26,4 +26,7 @@ class BrokerAccount(Base):
     is_primary: Mapped[bool]
     created_at: Mapped[CreatedAt]
 
-    __table_args__ = (Index("uq_broker_accounts_primary", "user_id", unique=True, postgresql_where=text("is_primary")),)
+    __table_args__ = (
+        UniqueConstraint("id", "user_id"),
+        Index("uq_broker_accounts_primary", "user_id", unique=True, postgresql_where=text("is_primary")),
+    )

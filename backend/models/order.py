@@ -3,7 +3,18 @@
 from datetime import date, datetime
 from decimal import Decimal
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, Numeric, String, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    Numeric,
+    String,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.domain.market import OrderType, Product, Side
@@ -18,11 +29,11 @@ class Order(Base):
 
     id: Mapped[BigId]
     client_order_id: Mapped[str] = mapped_column(String(20), unique=True)
-    auto_trade_id: Mapped[int] = mapped_column(ForeignKey("auto_trades.id"), index=True)
-    cycle_id: Mapped[int] = mapped_column(ForeignKey("cycles.id"))
+    auto_trade_id: Mapped[int] = mapped_column(BigInteger, index=True)
+    cycle_id: Mapped[int] = mapped_column(BigInteger)
     shard: Mapped[int] = mapped_column(Integer)
-    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
-    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"))
+    user_id: Mapped[int] = mapped_column(BigInteger)
+    account_id: Mapped[int] = mapped_column(BigInteger)
     intent: Mapped[Intent] = mapped_column(enum_type(Intent))
     symbol: Mapped[str] = mapped_column(String(20))
     exchange: Mapped[str] = mapped_column(String(3))
@@ -42,11 +53,16 @@ class Order(Base):
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (
+        # One check proves trade, account and user; an exit's cycle is a later one than its trade's.
+        ForeignKeyConstraint(
+            ["auto_trade_id", "account_id", "user_id"],
+            ["auto_trades.id", "auto_trades.account_id", "auto_trades.user_id"],
+        ),
         CheckConstraint("quantity > 0", name="quantity_positive"),
         CheckConstraint("filled_quantity BETWEEN 0 AND quantity", name="filled_within_quantity"),
         Index(
             "ix_orders_live",
-            "account_id",
+            "user_id",
             postgresql_where=text(
                 "state IN ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')"
             ),

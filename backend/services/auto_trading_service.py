@@ -1,5 +1,6 @@
 """One trading cycle, step by step: tick → open → gather → gather users → decide → record → send → settle."""
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -83,13 +84,25 @@ async def run_cycle(trading: Trading, now: datetime) -> CycleReport | None:
     rankings = rank_modes(inputs.view, trading.rules.limits)
     report.candidates = {mode.value: len(r.candidates) for mode, r in rankings.items() if r.candidates}
     report.rejected = dict(Counter(reason.value for r in rankings.values() for reason in r.rejected.values()))
-    worked = False
-    while claim := await claim_shard(trading, cycle.id):
-        worked = True
-        await run_shard(trading, cycle, claim, inputs, rankings, report)
+    shards_done = await run_shards(trading, cycle, inputs, rankings, report)
     if cycle.mine:
         await finish_cycle(trading.sessions, cycle.id, report.summary())
-    return report if worked else None
+    return report if shards_done else None
+
+
+async def run_shards(
+    trading: Trading, cycle: OpenCycle, inputs: MarketInputs, rankings: dict[Mode, Ranking], report: CycleReport
+) -> int:
+    """Claim and run shards until none is left, two at a time: one decides while the other's rows are written."""
+
+    async def work() -> int:
+        done = 0
+        while claim := await claim_shard(trading, cycle.id):
+            await run_shard(trading, cycle, claim, inputs, rankings, report)
+            done += 1
+        return done
+
+    return sum(await asyncio.gather(*(work() for _ in range(trading.rules.shards_at_once))))
 
 
 async def run_shard(

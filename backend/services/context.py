@@ -28,6 +28,7 @@ class TradingRules:
     lease_s: float = 60.0
     send_timeout_s: float = 2.0
     sends_at_once_max: int = 8
+    shards_at_once: int = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from backend.domain.risk import QuoteView
 from backend.models import AutoTradeSettings
 from backend.services.context import Trading
 from backend.services.gather_service import market_view
-from backend.services.ml_service_client import signal_of
+from backend.services.ml_service_client import modes_of, signal_of
 from backend.services.settings_service import settings_of
 from contracts.market import Quote
 from contracts.predictions import Prediction
@@ -60,6 +60,7 @@ _CYCLES = text("""
     SELECT c.id, c.scheduled_at, c.status, d.mode, d.skipped_reason, d.outcomes,
            c.inputs ->> 'now' AS market_now, c.inputs -> 'problems' AS problems,
            c.inputs -> 'predictions' ->> 'model_version' AS model_version,
+           c.inputs -> 'predictions' -> 'certified_modes' AS certified_modes,
            (SELECT jsonb_object_agg(key, value) FROM jsonb_each(c.inputs -> 'quotes' -> 'quotes')
              WHERE key = ANY(:symbols)) AS quotes,
            (SELECT jsonb_object_agg(key, value) FROM jsonb_each(c.inputs -> 'predictions' -> 'predictions')
@@ -129,7 +130,8 @@ def stored_view(trading: Trading, row: Any, symbols: Sequence[str]) -> MarketVie
         symbol: signal_of(Prediction.model_validate(prediction), row.model_version)
         for symbol, prediction in (row.predictions or {}).items()
     }
-    return market_view(trading, datetime.fromisoformat(row.market_now), symbols, quotes, signals)
+    certified = modes_of(row.certified_modes or [])
+    return market_view(trading, datetime.fromisoformat(row.market_now), symbols, quotes, signals, certified)
 
 
 def _recorded(outcome: Mapping[str, Any], view: MarketView | None, rules: ModeRules) -> SymbolDecision:

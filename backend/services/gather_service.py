@@ -83,6 +83,7 @@ async def gather_market(trading: Trading, now: datetime) -> MarketInputs:
         symbols,
         {symbol: quote.view for symbol, quote in quote_batch.quotes.items()} if quote_batch else {},
         signal_batch.signals if signal_batch else {},
+        signal_batch.certified_modes if signal_batch else frozenset(),
     )
     return MarketInputs(
         view,
@@ -98,6 +99,7 @@ def market_view(
     symbols: Iterable[str],
     quotes: Mapping[str, QuoteView],
     signals: Mapping[str, Signal],
+    certified_modes: frozenset[Mode] = frozenset(),
 ) -> MarketView:
     """The pure decision's view of the market, from the calendar and the two batches."""
     calendar = trading.calendar
@@ -127,26 +129,15 @@ def market_view(
         signals=signals,
         quotes=quotes,
         exchange=EXCHANGE.value,
+        certified_modes=certified_modes,
         horizon_end=horizon_end,
         round_trip_charges=charges,
     )
 
 
 # One row per user: settings, limits, quota left, open trades and orders. Money travels in JSON as text: it stays exact.
+# Lateral joins probe an index per user, whatever the planner believes of the tables' sizes.
 _USERS = text("""
-    WITH live_trades AS (
-        SELECT user_id, json_agg(json_build_object(
-                   'id', id, 'symbol', symbol, 'status', status, 'product', product, 'strategy', strategy,
-                   'held', entry_quantity - exit_quantity, 'target', target_price::text, 'stop', stop_price::text,
-                   'ends', horizon_ends_on) ORDER BY id) AS trades
-          FROM auto_trades WHERE status IN ('entering', 'open', 'exiting') GROUP BY user_id),
-    live_orders AS (
-        SELECT user_id, json_agg(json_build_array(symbol, state)) AS orders FROM orders
-         WHERE state IN ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')
-         GROUP BY user_id),
-    ended_today AS (
-        SELECT user_id, json_agg(json_build_array(symbol, status)) AS ended FROM auto_trades
-         WHERE closed_at >= :day_start GROUP BY user_id)
     SELECT s.user_id, s.enabled, s.mode, s.product, s.symbols, s.entries_per_day_max,
            a.id AS account_id, a.broker, p.auto_trades_per_day, coalesce(u.entries_used, 0) AS entries_used,
            t.trades, o.orders, e.ended
@@ -156,10 +147,21 @@ _USERS = text("""
       LEFT JOIN subscriptions b ON b.user_id = s.user_id AND b.status = 'active'
       JOIN plans p ON p.code = coalesce(b.plan_code, 'free')
       LEFT JOIN daily_usage u ON u.user_id = s.user_id AND u.trade_date = :today
-      LEFT JOIN live_trades t ON t.user_id = s.user_id
-      LEFT JOIN live_orders o ON o.user_id = s.user_id
-      LEFT JOIN ended_today e ON e.user_id = s.user_id
-     WHERE mod(s.user_id, :shards) = :shard AND (s.enabled OR t.user_id IS NOT NULL)
+      LEFT JOIN LATERAL (
+           SELECT json_agg(json_build_object(
+                      'id', id, 'symbol', symbol, 'status', status, 'product', product, 'strategy', strategy,
+                      'held', entry_quantity - exit_quantity, 'target', target_price::text, 'stop', stop_price::text,
+                      'ends', horizon_ends_on) ORDER BY id) AS trades
+             FROM auto_trades WHERE user_id = s.user_id AND status IN ('entering', 'open', 'exiting')) t ON true
+      LEFT JOIN LATERAL (
+           SELECT json_agg(json_build_array(symbol, state) ORDER BY id) AS orders FROM orders
+            WHERE user_id = s.user_id
+              AND state IN ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')) o
+        ON true
+      LEFT JOIN LATERAL (
+           SELECT json_agg(json_build_array(symbol, status) ORDER BY id) AS ended FROM auto_trades
+            WHERE user_id = s.user_id AND closed_at >= :day_start) e ON true
+     WHERE mod(s.user_id, :shards) = :shard AND (s.enabled OR t.trades IS NOT NULL)
      ORDER BY s.user_id
 """)
 

@@ -1,13 +1,13 @@
 """ml_service over HTTP: a batch of predictions under one total deadline, turned into the decision's signals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
 import httpx
 
-from backend.domain.decide import Signal, SignalAction
+from backend.domain.decide import Mode, Signal, SignalAction
 from backend.services.market_data_client import call
 from contracts.predictions import Prediction, PredictionsReply, PredictionsRequest
 
@@ -17,6 +17,7 @@ class SignalBatch:
     """Signals by symbol, and the reply as it came."""
 
     signals: Mapping[str, Signal]
+    certified_modes: frozenset[Mode]
     reply: PredictionsReply
 
 
@@ -38,7 +39,13 @@ class MlServiceClient:
         url = f"{self._url}/v1/predictions"
         reply = await call(self._http, "POST", url, PredictionsReply, body=body, timeout_s=self._timeout_s)
         signals = {symbol: signal_of(p, reply.model_version) for symbol, p in reply.predictions.items()}
-        return SignalBatch(signals, reply)
+        return SignalBatch(signals, modes_of(reply.certified_modes), reply)
+
+
+def modes_of(names: Iterable[str]) -> frozenset[Mode]:
+    """The modes that may trade on a reply; a name that is no mode of ours certifies nothing."""
+    certified = set(names)
+    return frozenset(mode for mode in Mode if mode.value in certified)
 
 
 def signal_of(prediction: Prediction, model_version: str | None) -> Signal:

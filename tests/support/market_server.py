@@ -156,6 +156,7 @@ def create_app(market: Market) -> FastAPI:
             logic_version="test_v1",
             trained_through=None,
             features_through=None,
+            certified_modes=["conservative", "moderate", "aggressive"],
             predictions=found,
         )
 
