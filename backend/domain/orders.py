@@ -104,6 +104,15 @@ def transition(state: OrderState, event: OrderEventKind) -> OrderState:
         raise IllegalTransitionError(f"an order that is {state} cannot be {event}") from None
 
 
+def state_table_markdown() -> str:
+    """`TRANSITIONS` as the block of docs/orders.md, markers included: one row per state, one move per legal event."""
+    lines = ["<!-- state table: generated from TRANSITIONS -->", "| state | event → next state |", "|---|---|"]
+    for state in OrderState:
+        moves = [f"{event} → **{after}**" for (before, event), after in TRANSITIONS.items() if before is state]
+        lines.append(f"| {state} | {', '.join(moves) or 'none'} |")
+    return "\n".join([*lines, "<!-- end of state table -->"])
+
+
 def client_order_id(cycle_at: datetime, user_id: int, strategy: str, symbol: str, intent: Intent) -> str:
     """The order's name at the broker: 20 upper-case letters and digits, the same for the same decision.
 
