@@ -1,6 +1,6 @@
 """The gate: the last pure check before an order may be recorded or sent. Only it can make an `Approved`."""
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import final
@@ -77,10 +77,10 @@ class Approved:
     """
 
     order: OrderIntent
-    seal: _Seal
+    seal: InitVar[_Seal]  # not kept, so that no approval can lend its seal to another order
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
+    def __post_init__(self, seal: _Seal) -> None:
+        if seal is not _SEAL:
             raise TypeError("an order is approved by risk.check and by nothing else")
 
 
@@ -91,10 +91,15 @@ def quote_problem(quote: QuoteView | None, now: datetime, limits: RiskLimits) ->
     age = now - quote.as_of
     if age > timedelta(seconds=limits.quote_age_s_max) or age < timedelta(0):
         return Reason.QUOTE_STALE
-    ordered = Decimal(0) < quote.bid <= quote.ask
-    if not (ordered and quote.last > 0 and quote.lower_band <= quote.last <= quote.upper_band):
-        return Reason.QUOTE_UNUSABLE
-    return None
+    return None if _coherent(quote) else Reason.QUOTE_UNUSABLE
+
+
+def _coherent(quote: QuoteView) -> bool:
+    prices = (quote.bid, quote.ask, quote.last, quote.lower_band, quote.upper_band, quote.tick)
+    if quote.lot <= 0 or not all(price.is_finite() for price in prices):
+        return False
+    in_band = quote.lower_band <= quote.last <= quote.upper_band
+    return 0 < quote.bid <= quote.ask and 0 < quote.tick <= quote.last and in_band
 
 
 def check(
@@ -120,7 +125,7 @@ def check(
         return Denied(Reason.QUANTITY_INVALID)
     if order.quantity > quote.freeze_quantity:
         return Denied(Reason.ABOVE_FREEZE_QUANTITY)
-    if price <= 0 or price % quote.tick:
+    if not price.is_finite() or price <= 0 or price % quote.tick:
         return Denied(Reason.NOT_ON_TICK)
     if not quote.lower_band <= price <= quote.upper_band:
         return Denied(Reason.OUTSIDE_PRICE_BAND)

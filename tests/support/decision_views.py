@@ -9,7 +9,7 @@ from typing import Any
 from backend.domain.calendar import IST
 from backend.domain.charges import round_trip_fraction
 from backend.domain.decide import MarketView, Mode, OpenTrade, Signal, SignalAction, UserState
-from backend.domain.market import Exchange, OrderType, Product, Side
+from backend.domain.market import Exchange, OrderType, Product, Side, fixed_band
 from backend.domain.orders import Intent
 from backend.domain.risk import OrderIntent, QuoteView, RiskLimits
 
@@ -23,14 +23,15 @@ HORIZON_END = date(2024, 4, 2)
 def make_quote(symbol: str = "INFY", last: Decimal | str | int = 1000, **changes: Any) -> QuoteView:
     """A quote of one second ago: a tick of 0.05 each side, bands of ±10 %."""
     price = Decimal(last)
+    band = fixed_band(price, Decimal(10), Decimal("0.05"))
     quote = QuoteView(
         symbol=symbol,
         as_of=NOW - timedelta(seconds=1),
         last=price,
         bid=price - Decimal("0.05"),
         ask=price + Decimal("0.05"),
-        lower_band=price * Decimal("0.9"),
-        upper_band=price * Decimal("1.1"),
+        lower_band=band.lower,
+        upper_band=band.upper,
         tick=Decimal("0.05"),
         lot=1,
         freeze_quantity=100_000,
