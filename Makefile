@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV=.venv $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: run test check format bench lock setup clean
+.PHONY: run test check format generate bench lock setup clean
 
 run: setup
 	@exec $(BIN)/sauda up $(ARGS)
@@ -23,6 +23,10 @@ check: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Files written from the code: .env.example, data_service/reference/sessions.csv.
+generate: setup
+	$(BIN)/python -m sauda check --write
 
 bench: setup
 	$(BIN)/python -m tests.bench $(ARGS)

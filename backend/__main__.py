@@ -1,20 +1,13 @@
 """`python -m backend`: the gateway on its own."""
 
 import sys
-from pathlib import Path
 
 import uvicorn
 from pydantic import ValidationError
 
 from backend import log
 from backend.config import Settings
-from backend.main import create_app
-
-
-def log_file(settings: Settings, name: str) -> Path | None:
-    """A process started in a data folder logs beside its data; anywhere else, to stderr."""
-    folder = settings.data_dir / "logs"
-    return folder / f"{name}.log" if folder.is_dir() else None
+from backend.main import create_app, log_file
 
 
 def main() -> None:

@@ -11,39 +11,54 @@ from contracts.common import Environment
 class Settings(BaseSettings):
     """Environment variables carry the field's name in upper case; a `.env` file beside the process is read too."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     environment: Environment = Field(
-        Environment.SIMULATED, description="simulated (own market), paper (real data, paper fills) or live."
+        default=Environment.SIMULATED, description="simulated (own market), paper (real data, paper fills) or live."
     )
-    data_dir: Path = Field(Path("data"), description="Folder for everything a process keeps on disk.")
+    data_dir: Path = Field(default=Path("data"), description="Folder for everything a process keeps on disk.")
     database_url: str = Field(
-        "postgresql://postgres@/sauda?host=data/postgres",
+        default="postgresql://postgres@/sauda?host=data/postgres",
         description="PostgreSQL, the only database. `sauda up` sets it to its embedded server.",
     )
-    ml_service_url: str = Field("http://127.0.0.1:8001", description="Where ml_service listens.")
-    data_service_url: str = Field("http://127.0.0.1:8002", description="Where data_service listens.")
-    gateway_host: str = Field("127.0.0.1", description="Address the gateway listens on.")
-    gateway_port: int = Field(8000, ge=1, le=65535, description="Port of the gateway's REST API.")
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    ml_service_url: str = Field(default="http://127.0.0.1:8001", description="Where ml_service listens.")
+    data_service_url: str = Field(default="http://127.0.0.1:8002", description="Where data_service listens.")
+    gateway_host: str = Field(default="127.0.0.1", description="Address the gateway listens on.")
+    gateway_port: int = Field(default=8000, ge=1, le=65535, description="Port of the gateway's REST API.")
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     secret_key: SecretStr = Field(
-        SecretStr(""), description="Signs access tokens: at least 32 bytes. `sauda up` makes one in the data folder."
+        default=SecretStr(""),
+        description="Signs access tokens: at least 32 bytes. `sauda up` makes one in the data folder.",
     )
-    access_token_minutes: int = Field(60, ge=1, le=1440, description="Life of an access token in minutes.")
+    access_token_minutes: int = Field(default=60, ge=1, le=1440, description="Life of an access token in minutes.")
     trader_enabled: bool = Field(
-        True, description="Run the trading loop inside the gateway; false where a separate trader runs."
+        default=True, description="Run the trading loop inside the gateway; false where a separate trader runs."
     )
-    trader_name: str = Field("", description="Name of this trader in claims and logs; the host's name where empty.")
-    cycle_interval_s: int = Field(60, ge=5, le=3600, description="Market seconds from one planned tick to the next.")
-    reconcile_interval_s: float = Field(5.0, gt=0, description="Real seconds between reconciliations.")
-    shards: int = Field(4, ge=1, le=256, description="Shares into which a cycle splits its users.")
-    horizon_sessions: int = Field(10, ge=1, le=60, description="Sessions a trade may last; the model must know it.")
+    trader_name: str = Field(
+        default="", description="Name of this trader in claims and logs; the host's name where empty."
+    )
+    cycle_interval_s: int = Field(
+        default=60, ge=5, le=3600, description="Market seconds from one planned tick to the next."
+    )
+    reconcile_interval_s: float = Field(default=5.0, gt=0, description="Real seconds between reconciliations.")
+    shards: int = Field(default=4, ge=1, le=256, description="Shares into which a cycle splits its users.")
+    horizon_sessions: int = Field(
+        default=10, ge=1, le=60, description="Sessions a trade may last; the model must know it."
+    )
     order_rest_s_max: int = Field(
-        600, ge=1, description="Market seconds an order may rest before its remainder is cancelled."
+        default=600, ge=1, description="Market seconds an order may rest before its remainder is cancelled."
     )
-    quote_age_s_max: float = Field(10.0, gt=0, description="Oldest quote, in market seconds, an order may rely on.")
-    order_value_rupees_max: int = Field(1_000_000, gt=0, description="Largest single entry in rupees.")
-    gather_timeout_s: float = Field(5.0, gt=0, description="Total deadline for one batch of quotes or predictions.")
-    paper_deposit_rupees: int = Field(500_000, gt=0, description="Play money of a new paper account in rupees.")
-    cors_origins: list[str] = Field([], description="Origins of web frontends that may call the API, as a JSON list.")
-    decisions_kept_days: int = Field(30, ge=1, description="Market days that decisions and cycle inputs are kept.")
+    quote_age_s_max: float = Field(
+        default=10.0, gt=0, description="Oldest quote, in market seconds, an order may rely on."
+    )
+    order_value_rupees_max: int = Field(default=1_000_000, gt=0, description="Largest single entry in rupees.")
+    gather_timeout_s: float = Field(
+        default=5.0, gt=0, description="Total deadline for one batch of quotes or predictions."
+    )
+    paper_deposit_rupees: int = Field(default=500_000, gt=0, description="Play money of a new paper account in rupees.")
+    cors_origins: list[str] = Field(
+        default=[], description="Origins of web frontends that may call the API, as a JSON list."
+    )
+    decisions_kept_days: int = Field(
+        default=30, ge=1, description="Market days that decisions and cycle inputs are kept."
+    )

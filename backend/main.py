@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
@@ -47,6 +48,12 @@ class Wired:
     async def close(self) -> None:
         await self.http.aclose()
         await self.engine.dispose()
+
+
+def log_file(settings: Settings, name: str) -> Path | None:
+    """A process started in a data folder logs beside its data; anywhere else, to stderr."""
+    folder = settings.data_dir / "logs"
+    return folder / f"{name}.log" if folder.is_dir() else None
 
 
 def real_now() -> datetime:

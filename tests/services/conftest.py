@@ -107,9 +107,7 @@ def make_user(sessions: async_sessionmaker[AsyncSession], market: Market) -> Mak
             if plan != "free":
                 session.add(Subscription(user_id=user.id, plan_code=plan, status=SubscriptionStatus.ACTIVE))
             session.add(
-                AutoTradeSettings(
-                    user_id=user.id, enabled=enabled, mode=mode, product=product, symbols=list(symbols)
-                )
+                AutoTradeSettings(user_id=user.id, enabled=enabled, mode=mode, product=product, symbols=list(symbols))
             )
             await session.flush()
             await deposit(session, account.id, cash, market.now)

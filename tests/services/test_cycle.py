@@ -35,10 +35,7 @@ async def test_signals_become_orders_fills_and_trades(trading, market, make_user
     assert infy.charges > 0
     async with trading.sessions() as session:
         cash = await session.scalar(
-            select(PaperEntry.balance_after)
-            .where(PaperEntry.asset == "INR")
-            .order_by(PaperEntry.id.desc())
-            .limit(1)
+            select(PaperEntry.balance_after).where(PaperEntry.asset == "INR").order_by(PaperEntry.id.desc()).limit(1)
         )
         spent = sum(t.entry_price * t.entry_quantity + t.charges for t in (infy, tcs))
         assert cash == Decimal(500_000) - spent

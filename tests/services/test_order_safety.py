@@ -67,9 +67,7 @@ async def used(trading: Trading) -> int:
         return await session.scalar(select(func.coalesce(func.sum(DailyUsage.entries_used), 0))) or 0
 
 
-async def test_a_crash_before_the_send_drops_the_order_and_refunds_the_quota(
-    trading, market, make_user, monkeypatch
-):
+async def test_a_crash_before_the_send_drops_the_order_and_refunds_the_quota(trading, market, make_user, monkeypatch):
     await make_user(symbols=("INFY",))
 
     async def crash(_trading, _claim, recorded):
