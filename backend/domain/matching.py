@@ -85,20 +85,22 @@ def match_on_arrival(
 
 
 def match_in_bar(order: RestingOrder, bar: BarView, model: FillModel) -> Match:
-    """Fill a resting order inside one finished bar that began after the order arrived."""
+    """Fill a resting order inside one finished bar that began after the order arrived.
+
+    A stop that the bar triggers on its way joins the market there: what the bar traded before its trigger is not its.
+    """
     buy = order.side is Side.BUY
-    triggered = order.triggered or order.order_type is not OrderType.STOP_LIMIT
-    start_price = bar.open
-    if not triggered:
+    limit, start_price = order.limit_price, bar.open
+    fills = bar.low < limit if buy else bar.high > limit
+    if order.order_type is OrderType.STOP_LIMIT and not order.triggered:
         trigger = order.trigger_price
         if trigger is None or (bar.high < trigger if buy else bar.low > trigger):
             return Match(0, Decimal(0), triggered=False)
         start_price = max(trigger, bar.open) if buy else min(trigger, bar.open)
-    limit = order.limit_price
-    opens_beyond = start_price <= limit if buy else start_price >= limit
-    trades_through = bar.low < limit if buy else bar.high > limit
+        marketable = start_price <= limit if buy else start_price >= limit
+        fills = marketable or (fills and start_price == bar.open)
     available = min(order.open_quantity, int(bar.volume * model.participation))
-    if available <= 0 or not (opens_beyond or trades_through):
+    if available <= 0 or not fills:
         return Match(0, Decimal(0), triggered=True)
     price = min(limit, start_price) if buy else max(limit, start_price)
     return Match(available, price, triggered=True)
