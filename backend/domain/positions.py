@@ -45,13 +45,15 @@ def position_of(executions: Iterable[Execution]) -> Position:
     realized = Decimal(0)
     for fill in executions:
         left = fill.quantity if fill.side is Side.BUY else -fill.quantity
-        charges_per_share = fill.charges / fill.quantity
+        charges = fill.charges
         while left and lots and (lots[0][0] > 0) != (left > 0):
             held, price, lot_charges = lots[0]
             closed = min(abs(held), abs(left))
             direction = 1 if held > 0 else -1
-            entry_charges = lot_charges * closed / abs(held)
-            realized += (fill.price - price) * closed * direction - entry_charges - charges_per_share * closed
+            entry_charges = _portion(lot_charges, closed, abs(held))
+            exit_charges = _portion(charges, closed, abs(left))
+            realized += (fill.price - price) * closed * direction - entry_charges - exit_charges
+            charges -= exit_charges
             left += closed * direction
             rest = held - closed * direction
             if rest:
@@ -59,7 +61,7 @@ def position_of(executions: Iterable[Execution]) -> Position:
             else:
                 lots.pop(0)
         if left:
-            lots.append((left, fill.price, charges_per_share * abs(left)))
+            lots.append((left, fill.price, charges))
     quantity = sum(lot[0] for lot in lots)
     value = sum((lot[0] * lot[1] for lot in lots), Decimal(0))
     return Position(
@@ -68,3 +70,8 @@ def position_of(executions: Iterable[Execution]) -> Position:
         realized=realized,
         open_charges=sum((lot[2] for lot in lots), Decimal(0)),
     )
+
+
+def _portion(charges: Decimal, shares: int, of_shares: int) -> Decimal:
+    """The part of `charges` that falls on `shares`; all of them exactly, where a quotient would have been rounded."""
+    return charges if shares == of_shares else charges * shares / of_shares
