@@ -100,16 +100,19 @@ def settle(order: KnownOrder, shown: Sequence[BookOrder], absence_is_proof_after
     book = shown[0]
     steps: list[Step] = []
     filled = order.filled_quantity
-    new = [trade for trade in book.trades if trade.trade_id not in order.known_trade_ids]
+    # Keyed by trade id: a report that shows an execution twice still tells of one.
+    new = {trade.trade_id: trade for trade in book.trades if trade.trade_id not in order.known_trade_ids}
     ended = order.state in _ENDED
     if order.state in {OrderState.SUBMITTED, OrderState.UNKNOWN} and book.status is not BookStatus.REJECTED:
         steps.append(Step(OrderEventKind.ACCEPTED, f"in the broker's book as {book.broker_order_id}"))
-    for trade in new:
+    for trade in new.values():
         filled += trade.quantity
         steps.append(Step(Progress(filled, order.quantity).fill_event(), f"trade {trade.trade_id}", trade))
     ending = _ENDINGS.get(book.status)
     if ending is not None and not ended and filled < order.quantity:
-        steps.append(Step(ending, book.message))
+        # A refusal after fills ended only the rest: the order did exist, and what it traded stands.
+        refused_rest = ending is OrderEventKind.REJECTED and filled > 0
+        steps.append(Step(OrderEventKind.CANCELLED if refused_rest else ending, book.message))
     return Settlement(book.broker_order_id, tuple(steps))
 
 
