@@ -12,7 +12,6 @@ from sqlalchemy import Connection
 
 from backend.db import create_engine
 from backend.domain.calendar import sessions_csv
-from backend.domain.orders import state_table_markdown
 from backend.models import Base
 from sauda.embedded import ROOT, EmbeddedPostgres, create_database, migrate
 from sauda.env_example import env_example

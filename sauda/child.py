@@ -11,7 +11,8 @@ GRACE_S = 5.0
 
 
 def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(1):
+    # Not through sys.stdin: its lock, held by this thread, would crash the interpreter's own shutdown.
+    while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)

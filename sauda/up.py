@@ -18,6 +18,7 @@ from sauda.demo import DemoUser, ensure_demo_users
 from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, migrate
 from sauda.models import ensure_model
 from sauda.processes import Service, ServiceFailedError, stop_all
+from sauda.retrain import Retrainer
 
 DATABASE = "sauda"
 STOP_TIMEOUT_S = 7.0
@@ -57,17 +58,21 @@ def up(options: Options, console: Console) -> None:
         external = os.environ.get("DATABASE_URL")
         postgres = None if external else EmbeddedPostgres(data_dir / "postgres")
         services: list[Service] = []
+        retrainer: Retrainer | None = None
         try:
             database_url = external or _embedded_database(postgres, console)
             migrate(database_url)
             services = _services(options, data_dir, database_url)
+            retrainer = _retrainer(services, options, data_dir)
             users = _start(services, options, data_dir, database_url, console)
             _greet(options, data_dir, users, console)
-            _watch(services, postgres, stopping, console)
+            _watch(services, postgres, retrainer, stopping, console)
         except (DataFolderError, ServiceFailedError) as error:
             raise StartError(str(error)) from error
         finally:
             console.print("Stopping ...")
+            if retrainer is not None:
+                retrainer.stop()
             stop_all(services, STOP_TIMEOUT_S)
             if postgres is not None:
                 postgres.stop()
@@ -216,7 +221,20 @@ def _greet(options: Options, data_dir: Path, users: list[DemoUser], console: Con
     console.print("Ctrl-C stops everything.\n")
 
 
-def _watch(services: list[Service], postgres: EmbeddedPostgres | None, stopping: list[int], console: Console) -> None:
+def _retrainer(services: list[Service], options: Options, data_dir: Path) -> Retrainer | None:
+    """Only the simulated market retrains by itself: on real data, training is the operator's decision."""
+    if options.environment is not Environment.SIMULATED:
+        return None
+    return Retrainer(services[1].environment, data_dir / "logs" / "training.log")
+
+
+def _watch(
+    services: list[Service],
+    postgres: EmbeddedPostgres | None,
+    retrainer: Retrainer | None,
+    stopping: list[int],
+    console: Console,
+) -> None:
     """Until a stop signal: what dies is started again, and said so."""
     with contextlib.suppress(KeyboardInterrupt):
         while not stopping:
@@ -225,4 +243,6 @@ def _watch(services: list[Service], postgres: EmbeddedPostgres | None, stopping:
             for service in services:
                 if news := service.watch():
                     console.print(news, highlight=False)
+            if retrainer is not None and (news := retrainer.watch()):
+                console.print(news, highlight=False)
             time.sleep(WATCH_PAUSE_S)
