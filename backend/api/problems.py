@@ -8,6 +8,8 @@ from typing import Any, cast
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -55,6 +57,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SaudaError, _sauda_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    for unreachable in (OperationalError, InterfaceError, PoolTimeoutError, OSError):
+        app.add_exception_handler(unreachable, _unreachable)
 
 
 def request_id_of(request: Request) -> str:
@@ -89,6 +93,18 @@ def _field_error(item: Mapping[str, Any]) -> dict[str, Any]:
         path = []
     pointer = "#" + "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path)
     return {"in": place, "pointer": pointer, "code": item["type"], "detail": item["msg"]}
+
+
+async def _unreachable(request: Request, error: Exception) -> Response:
+    log.error("database_unreachable", error=repr(error), path=request.url.path)
+    return problem_response(
+        request_id_of(request),
+        503,
+        "database_unavailable",
+        "Service unavailable",
+        "The database did not answer: try again in a few seconds.",
+        headers={"Retry-After": "5"},
+    )
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

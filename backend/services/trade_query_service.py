@@ -119,7 +119,7 @@ async def last_prices(trading: Trading, symbols: Iterable[str]) -> Mapping[str, 
     if not wanted:
         return {}
     try:
-        batch = await trading.market_data.quotes(wanted, None)
+        batch = await trading.market_data.quotes(wanted, await trading.clock())
     except SaudaError as error:
         log.warning("no_last_prices", detail=error.detail)
         return {}

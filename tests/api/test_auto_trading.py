@@ -198,7 +198,9 @@ async def test_decisions_come_cycle_by_cycle_also_where_nothing_was_to_do(own_ga
         market.now = later(market.now, 60)
     seen: list[str] = []
     query = "?limit=2"
-    while query:
+    for _ in range(5):
+        if not query:
+            break
         page = (await client.get(f"{BASE}/decisions{query}", headers=user.headers)).json()
         seen += [cycle["scheduled_at"] for cycle in page["cycles"]]
         for cycle in page["cycles"]:

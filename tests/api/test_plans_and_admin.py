@@ -100,14 +100,15 @@ async def test_lists_come_in_pages_without_gaps(own_gateway: Gateway) -> None:
                 )
             )
     seen: list[int] = []
-    cursor: str | None = ""
-    while cursor is not None:
-        query = f"?limit=2&cursor={cursor}" if cursor else "?limit=2"
+    query = "?limit=2"
+    for _ in range(5):
+        if not query:
+            break
         page = (await own_gateway.client.get(f"/v1/admin/cycles{query}", headers=admin.headers)).json()
         seen += [cycle["summary"]["users"] for cycle in page["cycles"]]
-        cursor = page["next_cursor"]
+        assert page["environment"] == "simulated"
+        query = f"?limit=2&cursor={page['next_cursor']}" if page["next_cursor"] else ""
     assert seen == [4, 3, 2, 1, 0]
-    assert page["environment"] == "simulated"
 
 
 async def test_a_correction_of_the_calendar_counts_at_once(own_gateway: Gateway) -> None:

@@ -2,10 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 
+from backend.api.app import create_api
+from backend.db import create_engine, create_sessions
 from contracts.common import Problem
 from tests.api.conftest import Gateway
 
@@ -74,6 +79,34 @@ async def test_something_nobody_foresaw(gateway: Gateway, monkeypatch: pytest.Mo
     problem = problem_of(reply)
     assert (problem.status, problem.code) == (500, "internal_error")
     assert "secret" not in reply.text
+
+
+async def test_the_database_is_down(own_gateway: Gateway, tmp_path: Path) -> None:
+    engine = create_engine(f"postgresql://postgres@/sauda?host={tmp_path}")
+    down = create_api(replace(own_gateway.state, sessions=create_sessions(engine)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(down), base_url="http://gateway") as client:
+        problem = problem_of(await client.get("/v1/plans"))
+        assert (problem.status, problem.code) == (503, "database_unavailable")
+        assert (await client.get("/v1/health")).status_code == 200
+    await engine.dispose()
+
+
+REFUSE = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused at commit'; END $$"
+REFUSE_AT_COMMIT = """
+    CREATE CONSTRAINT TRIGGER late AFTER INSERT ON subscriptions DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+
+
+async def test_nothing_is_promised_that_was_not_committed(own_gateway: Gateway) -> None:
+    user = await own_gateway.someone()
+    async with own_gateway.sessions.begin() as session:
+        await session.execute(text(REFUSE))
+        await session.execute(text(REFUSE_AT_COMMIT))
+    reply = await own_gateway.client.post("/v1/subscription", json={"plan": "pro"}, headers=user.headers)
+    problem = problem_of(reply)
+    assert (problem.status, problem.code) == (500, "internal_error")
+    assert "refused at commit" not in reply.text
 
 
 async def test_data_service_is_down(own_gateway: Gateway) -> None:

@@ -64,7 +64,9 @@ async def test_pages_hold_every_trade_once_though_new_ones_come(own_gateway: Gat
     everything = await _ids(own_gateway, user, "?limit=200")
     seen: list[int] = []
     query = "?limit=3&status=closed"
-    while query:
+    for _ in range(5):
+        if not query:
+            break
         page = (await own_gateway.client.get(f"{BASE}/trades{query}", headers=user.headers)).json()
         seen += [row["id"] for row in page["trades"]]
         query = f"?limit=3&status=closed&cursor={page['next_cursor']}" if page["next_cursor"] else ""
