@@ -358,8 +358,6 @@ def _entry_order(
     square_off = market.square_off_at.get(quote.symbol)
     if product is Product.MIS and (square_off is None or market.now >= square_off):
         return Denied(Reason.TOO_LATE_FOR_INTRADAY)
-    if budget <= 0 < user.funds_total:
-        return Denied(Reason.FUNDS_IN_USE_LIMIT)
     price = candidate.limit_price
     budget = min(budget, limits.order_value_rupees_max)
     quantity = _whole_lots(whole_shares(budget, price, ENTRY_CHARGES_FRACTION), quote)
