@@ -61,7 +61,13 @@ def real_now() -> datetime:
 
 
 def wire(settings: Settings, announce: Callable[[str], None], clock: Clock | None = None) -> Wired:
-    """Build the trading world. `clock` replaces the market's own (a replay brings one)."""
+    """Build the trading world. `clock` replaces the market's own (a replay brings one).
+
+    Raises:
+        ValueError: the environment is live: no adapter to a real broker is part of this version.
+    """
+    if settings.environment is Environment.LIVE:
+        raise ValueError("ENVIRONMENT=live needs a broker adapter, and only the paper broker is built in: use paper")
     engine = create_engine(settings.database_url)
     sessions = create_sessions(engine)
     http = httpx.AsyncClient(transport=AiohttpTransport(), timeout=settings.gather_timeout_s)

@@ -26,10 +26,10 @@ async def trade(settings: Settings) -> None:
 def main() -> None:
     try:
         settings = Settings()
-    except ValidationError as error:
+        log.configure(settings.log_level, log_file(settings, "trader"))
+        asyncio.run(trade(settings))
+    except (ValidationError, ValueError) as error:
         sys.exit(f"The trader cannot start: {error}")
-    log.configure(settings.log_level, log_file(settings, "trader"))
-    asyncio.run(trade(settings))
 
 
 if __name__ == "__main__":

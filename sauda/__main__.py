@@ -1,59 +1,53 @@
-"""The command line: `sauda up|replay|data|ml|admin|check`."""
+"""The command line: `sauda up|replay|data|ml|admin|check`. A command's module is imported when it is called."""
 
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import typer
-from rich.console import Console
+from typer.core import TyperGroup
 
-from contracts.common import Environment
-from sauda import up as up_command
-from sauda.admin import admin
-from sauda.checks import check
-from sauda.data import app as data
-from sauda.ml import app as ml
-from sauda.replay import replay
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sauda trades Indian equities automatically.")
-app.add_typer(data, name="data")
-app.add_typer(ml, name="ml")
-app.add_typer(admin, name="admin")
-app.command()(replay)
-app.command()(check)
+COMMANDS = {
+    "up": "sauda.up_command:up",
+    "replay": "sauda.replay:replay",
+    "data": "sauda.data:app",
+    "ml": "sauda.ml:app",
+    "admin": "sauda.admin:admin",
+    "check": "sauda.checks:check",
+}
+"""Name → module:attribute; the attribute is a function or a Typer of its own."""
 
 
-@app.command()
-def up(
-    port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's port.")] = 8000,
-    ml_port: Annotated[int | None, typer.Option(help="ml_service's port (default: the gateway's + 1).")] = None,
-    data_port: Annotated[int | None, typer.Option(help="data_service's port (default: the gateway's + 2).")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    data_dir: Annotated[Path, typer.Option(help="Folder for everything that is kept.")] = Path("data"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated market.")] = 7,
-    speed: Annotated[float, typer.Option(min=1, max=3600, help="Market seconds per real second.")] = 60.0,
-    edge: Annotated[float, typer.Option(min=0, max=1, help="Planted predictability: 0 none, 1 all.")] = 1.0,
-    environment: Annotated[Environment, typer.Option(help="simulated, or paper on recorded data.")] = (
-        Environment.SIMULATED
-    ),
-) -> None:
-    """Start everything on this machine and trade, until Ctrl-C."""
-    console = Console()
-    options = up_command.Options(
-        data_dir=data_dir,
-        port=port,
-        ml_port=ml_port or port + 1,
-        data_port=data_port or port + 2,
-        host=host,
-        seed=seed,
-        speed=speed,
-        edge=edge,
-        environment=environment,
-    )
-    try:
-        up_command.up(options, console)
-    except up_command.StartError as error:
-        console.print(f"[red]Sauda cannot start:[/] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+class LazyGroup(TyperGroup):
+    """Loads a command when it is asked for: polars and scikit-learn alone take seconds that most need not wait."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the base class's signature
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].split(":")
+        return _as_command(cmd_name, getattr(import_module(module), attribute))
+
+
+def _as_command(name: str, found: typer.Typer | Callable[..., None]) -> Any:
+    if isinstance(found, typer.Typer):
+        command = typer.main.get_command(found)
+    else:
+        single = typer.Typer(add_completion=False)
+        single.command()(found)
+        command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+
+
+@app.callback()
+def sauda() -> None:
+    """Sauda trades Indian equities automatically."""
 
 
 if __name__ == "__main__":

@@ -12,7 +12,12 @@ from sqlalchemy import func, select
 from backend.db import create_engine, create_sessions
 from backend.models import Role, User
 
-admin = typer.Typer(no_args_is_help=True, help="Operate a deployment (needs DATABASE_URL, or a running `sauda up`).")
+admin = typer.Typer(no_args_is_help=True)
+
+
+@admin.callback()
+def group() -> None:
+    """Operate a deployment (needs DATABASE_URL, or the embedded database of a running `sauda up`)."""
 
 
 @admin.command("create")

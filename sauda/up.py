@@ -53,6 +53,8 @@ def up(options: Options, console: Console) -> None:
         StartError: something stands in the way.
     """
     data_dir = options.data_dir.resolve()
+    if options.environment is Environment.LIVE:
+        raise StartError("--environment live needs a broker adapter, and only the paper broker is built in: use paper")
     _require_free_ports(options)
     with _only_one(data_dir), _stop_signals() as stopping:
         external = os.environ.get("DATABASE_URL")
