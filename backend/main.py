@@ -1,6 +1,6 @@
 """The composition root: the only place that reads the environment and the real clock, and wires everything once."""
 
-import contextlib
+import asyncio
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +23,7 @@ from backend.config import Settings
 from backend.db import Sessions, create_engine, create_sessions
 from backend.domain.calendar import standard_calendar
 from backend.domain.risk import RiskLimits
-from backend.errors import UpstreamError
+from backend.errors import SaudaError
 from backend.security import Security
 from backend.services.context import Trading, TradingRules
 from backend.services.market_calendar import MarketCalendar
@@ -32,6 +32,8 @@ from backend.services.ml_service_client import MlServiceClient
 from backend.services.quote_board import QuoteBoard
 from backend.trading_loop import TradingLoop
 from contracts.common import Environment
+
+CLOCK_RETRY_S = 2.0
 
 Clock = Callable[[], Awaitable[datetime]]
 
@@ -116,13 +118,25 @@ def rules_of(settings: Settings) -> TradingRules:
 
 
 async def start_loop(settings: Settings, wired: Wired) -> TradingLoop:
-    """Start the trader's clockwork; data_service may still be starting, the loop then waits for it."""
-    speed = 1.0
-    with contextlib.suppress(UpstreamError):
-        speed = (await wired.trading.market_data.clock()).speed
-    loop = TradingLoop(wired.trading, speed=speed, reconcile_interval_s=settings.reconcile_interval_s)
+    """Start the trader's clockwork, once data_service has told how fast the market's clock runs."""
+    loop = TradingLoop(
+        wired.trading,
+        speed=await _market_speed(settings, wired),
+        reconcile_interval_s=settings.reconcile_interval_s,
+    )
     await loop.start()
     return loop
+
+
+async def _market_speed(settings: Settings, wired: Wired) -> float:
+    if settings.environment is not Environment.SIMULATED:
+        return 1.0
+    while True:
+        try:
+            return (await wired.trading.market_data.clock()).speed
+        except SaudaError as error:
+            wired.trading.announce(f"    !    waiting for data_service: {error.detail}")
+            await asyncio.sleep(CLOCK_RETRY_S)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -131,14 +145,26 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     wired = wire(settings, log.announce)
     board = QuoteBoard(wired.trading.market_data, settings.environment)
 
+    loops: list[TradingLoop] = []
+
+    async def trade() -> None:
+        loops.append(await start_loop(settings, wired))
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loop = await start_loop(settings, wired) if settings.trader_enabled else None
+        starting = asyncio.create_task(trade()) if settings.trader_enabled else None
         async with board.running():
             yield
-        if loop is not None:
+        if starting is not None:
+            starting.cancel()
+        for loop in loops:
             loop.stop()
         await wired.close()
+
+    def trouble() -> str:
+        if settings.trader_enabled and not loops:
+            return "the trading loop is starting"
+        return "; ".join(loop.complaint for loop in loops if loop.complaint)
 
     state = ApiState(
         sessions=wired.sessions,
@@ -148,5 +174,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         paper_deposit_rupees=Decimal(settings.paper_deposit_rupees),
         cors_origins=tuple(settings.cors_origins),
         environment=settings.environment,
+        trouble=trouble,
     )
     return create_api(state, lifespan)

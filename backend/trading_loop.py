@@ -39,7 +39,8 @@ class TradingLoop:
         self._scheduler = AsyncIOScheduler(
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": MISFIRE_GRACE_S}
         )
-        every = trading.rules.cycle_interval_s / speed
+        # Three looks per tick: the clock's jitter then skips none, and a tick that is done costs one question.
+        every = trading.rules.cycle_interval_s / speed / 3
         for name, job, seconds in (
             ("reconcile", self._reconcile, reconcile_interval_s),
             ("cycle", self._cycle, every),
@@ -56,6 +57,11 @@ class TradingLoop:
         self._scheduler.start()
         await self._guarded("cycle", self._cycle)()
 
+    @property
+    def complaint(self) -> str:
+        """What the loop waits for now; empty where all is well."""
+        return self._complaint
+
     def stop(self) -> None:
         self._scheduler.shutdown(wait=False)
 
@@ -63,6 +69,8 @@ class TradingLoop:
         async def run() -> None:
             try:
                 await job()
+                if self._complaint.startswith(name):
+                    self._complaint = ""
             except PASSING_ERRORS as error:
                 self._complain(f"{name} waits: {error}".splitlines()[0])
                 log.warning("job_failed", job=name, error=repr(error))
@@ -97,7 +105,7 @@ class TradingLoop:
         now = await self._trading.clock()
         report = await run_cycle(self._trading, now)
         if report is not None:
-            self._complaint, self._closed_since = "", None
+            self._closed_since = None
             self._trading.announce(report.line())
             log.info("cycle", **report.summary())
             await self._deliver()

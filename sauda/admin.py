@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from argon2 import PasswordHasher
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from backend.db import create_engine, create_sessions
 from backend.models import Role, User
@@ -29,7 +30,12 @@ def create_admin(
 ) -> None:
     """Make a user an admin, creating the user where there is none; a new password is printed once."""
     url = database_url or os.environ.get("DATABASE_URL") or _embedded_url()
-    password = asyncio.run(_make_admin(url, email))
+    try:
+        password = asyncio.run(_make_admin(url, email))
+    except (OSError, SQLAlchemyError) as error:
+        reason = str(getattr(error, "orig", error)).splitlines()[0]
+        typer.echo(f"The database cannot be used ({reason}): start it, or name another with --database-url", err=True)
+        raise typer.Exit(2) from None
     typer.echo(f"{email} is an admin." + (f" Password: {password}" if password else ""))
 
 

@@ -51,16 +51,19 @@ class EmbeddedPostgres:
             ) from error
         marker.touch()
 
-    def ensure_running(self) -> bool:
-        """Start the server again if it died. Returns whether it had."""
+    def ensure_running(self) -> str | None:
+        """Start the server again if it died. Returns a line when there is news; a failure is tried again."""
         server = self._server
         if server is None:
-            return False
+            return None
         process = server.get_postmaster_info().process
         if process is not None and process.is_running() and process.status() != "zombie":
-            return False
-        server.ensure_postgres_running()
-        return True
+            return None
+        try:
+            server.ensure_postgres_running()
+        except Exception as error:  # whatever it was, the next call tries again
+            return f"PostgreSQL died and does not start yet: {str(error).splitlines()[0]}"
+        return "PostgreSQL had died; it runs again"
 
     def url(self, database: str) -> str:
         """The `DATABASE_URL` of one of its databases."""

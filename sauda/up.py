@@ -240,8 +240,8 @@ def _watch(
     """Until a stop signal: what dies is started again, and said so."""
     with contextlib.suppress(KeyboardInterrupt):
         while not stopping:
-            if postgres is not None and postgres.ensure_running():
-                console.print("PostgreSQL had died; it runs again")
+            if postgres is not None and (news := postgres.ensure_running()):
+                console.print(news, highlight=False)
             for service in services:
                 if news := service.watch():
                     console.print(news, highlight=False)

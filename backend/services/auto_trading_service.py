@@ -16,11 +16,13 @@ from backend.services.cycle_service import (
     FencedError,
     OpenCycle,
     ShardClaim,
+    anything_left,
     claim_shard,
     finish_cycle,
     finish_shard,
     open_cycle,
     planned_tick,
+    record_missed,
     store_inputs,
 )
 from backend.services.gather_service import MarketInputs, gather_market, gather_users
@@ -43,6 +45,7 @@ class CycleReport:
     candidates: dict[str, int] = field(default_factory=dict[str, int])
     rejected: dict[str, int] = field(default_factory=dict[str, int])
     symbols: int = 0
+    missed: int = 0
     problems: dict[str, str] = field(default_factory=dict[str, str])
 
     def line(self) -> str:
@@ -54,6 +57,7 @@ class CycleReport:
             f"{at:%a %d %b %Y %H:%M} IST  cycle: {self.symbols} symbols, candidates {modes or 'none'}",
             f"{self.users} users, {self.entries} entries, {self.exits} exits",
             f"denied: {denied}" if denied else "",
+            f"{self.missed} ticks missed before" if self.missed else "",
             "; ".join(f"no {name}: {detail}" for name, detail in self.problems.items()),
         ]
         return " | ".join(part for part in parts if part)
@@ -67,6 +71,7 @@ class CycleReport:
             "candidates": self.candidates,
             "rejected": self.rejected,
             "symbols": self.symbols,
+            "missed": self.missed,
             "problems": self.problems,
         }
 
@@ -77,10 +82,13 @@ async def run_cycle(trading: Trading, now: datetime) -> CycleReport | None:
     if not trading.calendar.any_continuous(now):
         return None
     cycle = await open_cycle(trading, scheduled_at)
+    if not cycle.mine and not await anything_left(trading.sessions, cycle.id):
+        return None
     inputs = await gather_market(trading, now)
     report = CycleReport(scheduled_at, symbols=len(inputs.view.continuous), problems=dict(inputs.problems))
     if cycle.mine:
         await store_inputs(trading.sessions, cycle.id, inputs.stored())
+        report.missed = await record_missed(trading, cycle)
     rankings = rank_modes(inputs.view, trading.rules.limits)
     report.candidates = {mode.value: len(r.candidates) for mode, r in rankings.items() if r.candidates}
     report.rejected = dict(Counter(reason.value for r in rankings.values() for reason in r.rejected.values()))

@@ -73,6 +73,18 @@ async def store_inputs(sessions: Sessions, cycle_id: int, inputs: dict[str, Any]
         await session.execute(update(Cycle).where(Cycle.id == cycle_id).values(inputs=inputs))
 
 
+async def anything_left(sessions: Sessions, cycle_id: int) -> bool:
+    """Whether a shard of the cycle waits for a worker."""
+    async with sessions() as session:
+        free = CycleShard.claimed_until.is_(None) | (CycleShard.claimed_until < func.clock_timestamp())
+        found = await session.scalar(
+            select(CycleShard.shard)
+            .where(CycleShard.cycle_id == cycle_id, ~CycleShard.done, ~CycleShard.recorded, free)
+            .limit(1)
+        )
+        return found is not None
+
+
 _CLAIM = text("""
     UPDATE cycle_shards SET token = nextval('fencing_token_seq'),
            claimed_until = clock_timestamp() + make_interval(secs => :lease_s)
@@ -92,18 +104,23 @@ async def claim_shard(trading: Trading, cycle_id: int) -> ShardClaim | None:
     return None if row is None else ShardClaim(cycle_id, row.shard, trading.rules.shards, row.token)
 
 
-async def hold(session: AsyncSession, claim: ShardClaim) -> None:
-    """Prove inside a transaction that `claim` is still the newest, and keep others from claiming until it ends.
+async def hold(session: AsyncSession, claim: ShardClaim, lease_s: float) -> None:
+    """Prove inside a transaction that `claim` is still the newest, renew its lease, and keep others out until it ends.
 
     Raises:
         FencedError: a newer claim exists.
     """
-    token = await session.scalar(
-        select(CycleShard.token)
-        .where(CycleShard.cycle_id == claim.cycle_id, CycleShard.shard == claim.shard)
-        .with_for_update()
+    held = await session.scalar(
+        update(CycleShard)
+        .where(
+            CycleShard.cycle_id == claim.cycle_id,
+            CycleShard.shard == claim.shard,
+            CycleShard.token == claim.token,
+        )
+        .values(claimed_until=func.clock_timestamp() + timedelta(seconds=lease_s))
+        .returning(CycleShard.token)
     )
-    if token != claim.token:
+    if held is None:
         raise FencedError(f"shard {claim.shard} of cycle {claim.cycle_id} has a newer claim")
 
 
@@ -137,6 +154,38 @@ async def finish_cycle(sessions: Sessions, cycle_id: int, summary: dict[str, Any
             .where(Cycle.id == cycle_id)
             .values(status=CycleStatus.DONE, summary=summary, finished_at=func.clock_timestamp())
         )
+
+
+async def record_missed(trading: Trading, cycle: OpenCycle) -> int:
+    """Write down the planned ticks of the day that passed before `cycle` without anybody there; returns how many.
+
+    A day on which no trader was there at all has no rows; the first day ever begins with its first tick.
+    """
+    interval = timedelta(seconds=trading.rules.cycle_interval_s)
+    async with trading.sessions.begin() as session:
+        last = await session.scalar(select(func.max(Cycle.scheduled_at)).where(Cycle.scheduled_at < cycle.scheduled_at))
+        if last is None:
+            return 0
+        day_start = datetime.combine(cycle.scheduled_at.astimezone(IST).date(), datetime.min.time(), tzinfo=IST)
+        missed = []
+        tick = cycle.scheduled_at - interval
+        while tick > max(last, day_start):
+            if trading.calendar.any_continuous(tick):
+                missed.append(tick)
+            tick -= interval
+        for scheduled_at in missed:
+            await session.execute(
+                insert(Cycle)
+                .values(
+                    scheduled_at=scheduled_at,
+                    trade_date=day_start.date(),
+                    environment=trading.rules.environment.value,
+                    status=CycleStatus.MISSED,
+                    finished_at=func.clock_timestamp(),
+                )
+                .on_conflict_do_nothing(index_elements=[Cycle.scheduled_at])
+            )
+    return len(missed)
 
 
 async def mark_missed(sessions: Sessions, before: datetime) -> int:

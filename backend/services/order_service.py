@@ -50,7 +50,7 @@ async def _send_one(trading: Trading, claim: ShardClaim, recorded: Recorded, bro
     """SUBMITTED is committed under the current fencing token before the broker hears of the order."""
     market_now = await trading.clock()
     async with trading.sessions.begin() as session:
-        await hold(session, claim)
+        await hold(session, claim, trading.rules.lease_s)
         order = await _lock(session, recorded.order_id)
         await apply_event(session, order, OrderEventKind.SUBMITTED, "", market_now)
         order.submitted_at = await session.scalar(select(func.clock_timestamp()))

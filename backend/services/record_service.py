@@ -130,7 +130,7 @@ async def record(
         FencedError: a newer claim exists; nothing was written.
     """
     async with trading.sessions.begin() as session:
-        await hold(session, claim)
+        await hold(session, claim, trading.rules.lease_s)
         wanted = [(d.user.user_id, len(d.entries), d.user.entries_cap) for d in decisions if d.entries]
         granted = await claim_quota(session, today, wanted)
         for decision in decisions:

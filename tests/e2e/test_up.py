@@ -122,6 +122,10 @@ def test_a_newcomer_sees_trades_and_nothing_is_lost_by_kills(home: Path) -> None
             victim.kill()
             running.until(lambda m=module, v=victim: m in running.children() and running.children()[m] != v, 30)
             running.until(lambda: running.get("/health")["status"] == "ok", 30)
+        psutil.Process(int((home / "data" / "postgres" / "postmaster.pid").read_text().split()[0])).kill()
+        running.until(lambda: "PostgreSQL had died; it runs again" in running.console(), 30)
+        running.until(lambda: running.get("/health")["status"] == "ok", 30)
+        running.until(lambda: "enabled" in running.get("/v1/auto-trading/status", token), 30)
         cycles = running.get("/v1/auto-trading/status", token)
         assert cycles["environment"] == "simulated"
         after = running.get("/v1/auto-trading/trades?limit=200", token)["trades"]

@@ -180,3 +180,18 @@ async def test_outside_the_continuous_session_no_cycle_opens(trading, market, ma
     for hour, minute in ((9, 14), (15, 30), (18, 0)):
         assert await run_cycle(trading, market.now.replace(hour=hour, minute=minute)) is None
     assert await run_cycle(trading, market.now.replace(day=25)) is None  # Holi
+
+
+async def test_ticks_that_passed_unattended_are_on_record(trading, market, make_user):
+    await make_user()
+    await run_cycle(trading, market.now)
+    market.now += timedelta(minutes=4)
+    report = await run_cycle(trading, market.now)
+    assert report.missed == 3
+    async with trading.sessions() as session:
+        states = (await session.scalars(select(Cycle.status).order_by(Cycle.scheduled_at))).all()
+    assert states == [CycleStatus.DONE, *[CycleStatus.MISSED] * 3, CycleStatus.DONE]
+    market.now += timedelta(days=1)
+    market.now = market.now.replace(hour=9, minute=17)
+    assert (await run_cycle(trading, market.now)).missed == 2
+    assert await run_cycle(trading, market.now) is None

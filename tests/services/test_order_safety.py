@@ -179,12 +179,12 @@ async def test_a_fenced_worker_can_neither_record_nor_send(trading, market):
     cycle = await open_cycle(trading, market.now)
     claim = await claim_shard(trading, cycle.id)
     async with trading.sessions.begin() as session:
-        await hold(session, claim)
+        await hold(session, claim, 60)
     async with trading.sessions.begin() as session:
         await fence(session, claim.cycle_id, claim.shard)
     async with trading.sessions() as session:
         with pytest.raises(FencedError):
-            await hold(session, claim)
+            await hold(session, claim, 60)
 
 
 async def test_a_worker_fenced_between_record_and_send_sends_nothing(trading, market, make_user, monkeypatch):
