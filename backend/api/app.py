@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.api import documentation, problems
 from backend.api.deps import ACCESSES
@@ -28,25 +29,37 @@ ROUTERS = (
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
+class Gateway(FastAPI):
+    """FastAPI behind its `front`: what stands there is spared the framework's own layers, a third of a quick answer."""
+
+    front: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.front(scope, receive, send)
+
+    async def framework(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """FastAPI itself."""
+        await super().__call__(scope, receive, send)
+
+
 def create_api(state: ApiState, lifespan: Lifespan | None = None) -> FastAPI:
     """The application.
 
     Raises:
         LookupError: a route does not declare who may call it.
     """
-    app = FastAPI(title="Sauda", version=version("sauda"), lifespan=lifespan, redoc_url=None)
+    app = Gateway(title="Sauda", version=version("sauda"), lifespan=lifespan, redoc_url=None)
     app.state.api = state
     for router in ROUTERS:
         require_access(router)
         app.include_router(router)
     documentation.install(app, state.environment)
     problems.install(app)
-    # The last one added is the outermost.
     app.add_middleware(problems.RequestContext)
-    app.add_middleware(FastQuotes, board=state.quote_board)
+    app.front = FastQuotes(app.framework, state.quote_board)
     if state.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
+        app.front = CORSMiddleware(
+            app.front,
             allow_origins=list(state.cors_origins),
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-Request-Id"],

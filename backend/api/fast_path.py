@@ -39,6 +39,8 @@ def requested_symbols(query: bytes) -> tuple[str, ...] | None:
 
 def matches(if_none_match: bytes, etag: bytes) -> bool:
     """RFC 9110, 13.1.2: `*`, or any listed tag that is the same but for a weakness prefix."""
+    if if_none_match == etag:
+        return True
     tags = [tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b",")]
     return etag in tags or tags == [b"*"]
 
