@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 RESTART_PAUSE_S_MAX = 10.0
+LAST_LINES = 20
 
 
 @dataclass(slots=True)
@@ -77,9 +78,10 @@ class Service:
         raise ServiceFailedError(f"{self.name} did not answer within {timeout_s:.0f} s; see {self.log_path}")
 
     def last_words(self) -> str:
-        """The last line of the child's log."""
-        lines = self.log_path.read_text("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else f"see {self.log_path}"
+        """What the child's log gives as the cause: its last error, else its last line."""
+        lines = self.log_path.read_text("utf-8", "replace").strip().splitlines()[-LAST_LINES:]
+        causes = [line for line in lines if "cannot start" in line or line.startswith("ERROR")]
+        return next(reversed(causes or lines), f"see {self.log_path}")
 
     def watch(self) -> str | None:
         """Restart a dead child after a pause that grows with its deaths. Returns a line when there is news."""
