@@ -61,6 +61,8 @@ class YearNotRecorded(LookupError):  # noqa: N818 (it names a state of the recor
 
 
 class OverrideKind(StrEnum):
+    """What an admin says of a day: no trading, trading, or trading without settlement."""
+
     CLOSED = "closed"
     OPEN = "open"
     SETTLEMENT_HOLIDAY = "settlement_holiday"

@@ -7,11 +7,15 @@ from enum import StrEnum
 
 
 class Exchange(StrEnum):
+    """The exchanges Sauda knows the rules of."""
+
     NSE = "nse"
     BSE = "bse"
 
 
 class Side(StrEnum):
+    """BUY or SELL, as the order says it."""
+
     BUY = "buy"
     SELL = "sell"
 
@@ -32,6 +36,8 @@ class OrderType(StrEnum):
 
 
 class Validity(StrEnum):
+    """DAY rests until the session ends; IOC fills at once or is cancelled."""
+
     DAY = "day"
     IOC = "ioc"
 

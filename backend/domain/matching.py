@@ -13,6 +13,8 @@ from backend.domain.market import OrderType, Side
 
 
 class PaperStatus(StrEnum):
+    """A paper order as the paper broker's book shows it."""
+
     OPEN = "open"
     TRIGGER_PENDING = "trigger_pending"
     COMPLETE = "complete"

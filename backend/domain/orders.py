@@ -15,6 +15,8 @@ class Intent(StrEnum):
 
 
 class OrderState(StrEnum):
+    """Where an order stands; TRANSITIONS is the only way from one to another."""
+
     PENDING = "pending"
     SUBMITTED = "submitted"
     ACCEPTED = "accepted"

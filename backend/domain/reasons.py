@@ -4,6 +4,8 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
+    """Why a symbol was not entered or an order was not sent."""
+
     # about the market or the prediction, the same for every user of a mode
     MARKET_NOT_CONTINUOUS = "market_not_continuous"
     NO_PREDICTION = "no_prediction"

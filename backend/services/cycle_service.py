@@ -134,6 +134,7 @@ async def fence(session: AsyncSession, cycle_id: int, shard: int) -> None:
 
 
 async def finish_shard(sessions: Sessions, claim: ShardClaim) -> None:
+    """Mark a shard as done, unless somebody with a newer fencing token has taken it over."""
     async with sessions.begin() as session:
         await session.execute(
             update(CycleShard)

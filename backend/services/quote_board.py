@@ -29,6 +29,8 @@ REFRESH_INTERVAL_S = 1.0
 
 
 class QuoteSource(Protocol):
+    """Where the board gets quotes: data_service's client, or a test's."""
+
     async def quotes(self, symbols: Sequence[str], as_of: None) -> QuoteBatch:
         """The market's present in `symbols`."""
         ...

@@ -64,6 +64,8 @@ class Blocking:
 
 @dataclass(frozen=True, slots=True)
 class AutoTradingStatus:
+    """Everything a user sees at a glance: settings, plan, quota, money, the market, and what is in the way."""
+
     settings: AutoTradeSettings
     plan: Plan
     quota: Quota
