@@ -339,16 +339,7 @@ def upgrade() -> None:
             ["broker_accounts.id", "broker_accounts.user_id"],
             name=op.f("fk_auto_trades_account_id_user_id"),
         ),
-        sa.ForeignKeyConstraint(["cycle_id"], ["cycles.id"], name=op.f("fk_auto_trades_cycle_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_auto_trades")),
-        sa.UniqueConstraint("id", "account_id", "user_id", name=op.f("uq_auto_trades_id_account_id_user_id")),
-    )
-    op.create_index(
-        "ix_auto_trades_live",
-        "auto_trades",
-        ["user_id"],
-        unique=False,
-        postgresql_where=sa.text("status IN ('entering', 'open', 'exiting')"),
     )
     op.create_index("ix_auto_trades_user_id_closed_at", "auto_trades", ["user_id", "closed_at"], unique=False)
     op.create_index("ix_auto_trades_user_id_id", "auto_trades", ["user_id", "id"], unique=False)
@@ -485,11 +476,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("filled_quantity BETWEEN 0 AND quantity", name=op.f("ck_orders_filled_within_quantity")),
         sa.CheckConstraint("quantity > 0", name=op.f("ck_orders_quantity_positive")),
-        sa.ForeignKeyConstraint(
-            ["auto_trade_id", "account_id", "user_id"],
-            ["auto_trades.id", "auto_trades.account_id", "auto_trades.user_id"],
-            name=op.f("fk_orders_auto_trade_id_account_id_user_id"),
-        ),
+        sa.ForeignKeyConstraint(["auto_trade_id"], ["auto_trades.id"], name=op.f("fk_orders_auto_trade_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_orders")),
         sa.UniqueConstraint("client_order_id", name=op.f("uq_orders_client_order_id")),
     )
@@ -696,11 +683,6 @@ def downgrade() -> None:
     )
     op.drop_index("ix_auto_trades_user_id_id", table_name="auto_trades")
     op.drop_index("ix_auto_trades_user_id_closed_at", table_name="auto_trades")
-    op.drop_index(
-        "ix_auto_trades_live",
-        table_name="auto_trades",
-        postgresql_where=sa.text("status IN ('entering', 'open', 'exiting')"),
-    )
     op.drop_table("auto_trades")
     op.drop_index(
         "uq_subscriptions_one_pending", table_name="subscriptions", postgresql_where=sa.text("status = 'pending'")

@@ -102,7 +102,9 @@ class MarketView:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A symbol that a mode takes, priced: the most the entry may pay per share, and the numbers that decided it."""
+    """A symbol that a mode takes, priced: the most the entry may pay per share, the numbers that decided it, and from
+    how many shares on its edge surely survives the charges.
+    """
 
     signal: Signal
     quote: QuoteView
@@ -110,6 +112,7 @@ class Candidate:
     confidence: float
     confidence_kind: str
     expected_return_net: float
+    shares_that_pay: Mapping[Product, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +245,31 @@ def _candidate(market: MarketView, symbol: str, mode: Mode, limits: RiskLimits) 
     if not _return_at(signal.expected_return_net_lower, moved) > 0:
         return Reason.LOWER_BOUND_NOT_POSITIVE
     limit = round_to_tick(quote.last * (1 + limits.entry_protection_fraction), quote.tick, Side.BUY)
-    return Candidate(signal, quote, min(limit, quote.upper_band), confidence, rules.confidence_kind, expected)
+    price = min(limit, quote.upper_band)
+    pays = {product: _shares_that_pay(market, price, product, expected, rules) for product in Product}
+    return Candidate(signal, quote, price, confidence, rules.confidence_kind, expected, pays)
+
+
+def _edge_survives(
+    market: MarketView, price: Decimal, quantity: int, product: Product, expected_net: float, rules: ModeRules
+) -> bool:
+    """Whether the mode's return is left after the charges at this size.
+
+    The prediction is net of typical charges; at a small size the flat ones (depository, brokerage floor) weigh more.
+    """
+    excess = float(market.round_trip_charges(price, quantity, product) - TYPICAL_ROUND_TRIP_FRACTION)
+    return expected_net - max(0.0, excess) >= rules.return_net_min
+
+
+def _shares_that_pay(
+    market: MarketView, price: Decimal, product: Product, expected_net: float, rules: ModeRules
+) -> int:
+    """A power of two of shares at which the edge survives, so that larger orders need not ask: charges never weigh more
+    on a larger order. Beyond any order's size where it survives nowhere."""
+    shares = 1
+    while shares < SHARES_BEYOND_ANY_ORDER and not _edge_survives(market, price, shares, product, expected_net, rules):
+        shares *= 2
+    return shares
 
 
 def _return_at(predicted: float, moved: float) -> float:
@@ -364,9 +391,9 @@ def _entry_order(
     if quantity <= 0:
         squeezed = budget < user.funds_total * rules.funds_fraction
         return Denied(Reason.FUNDS_IN_USE_LIMIT if squeezed else Reason.BUDGET_BELOW_ONE_SHARE)
-    # The prediction is net of typical charges; at a small size the flat ones (depository, brokerage floor) weigh more.
-    excess = float(market.round_trip_charges(price, quantity, product) - TYPICAL_ROUND_TRIP_FRACTION)
-    if candidate.expected_return_net - max(0.0, excess) < rules.return_net_min:
+    if quantity < candidate.shares_that_pay[product] and not _edge_survives(
+        market, price, quantity, product, candidate.expected_return_net, rules
+    ):
         return Denied(Reason.EDGE_BELOW_CHARGES)
     order = OrderIntent(
         quote.symbol, market.exchange, Side.BUY, product, OrderType.LIMIT, quantity, price, Intent.ENTRY
@@ -382,6 +409,8 @@ def _whole_lots(shares: int, quote: QuoteView) -> int:
 
 ENTRY_CHARGES_FRACTION = Decimal("0.0015")
 """Reserve for the entry's own charges when sizing: delivery buys cost about 0.12 % on NSE."""
+
+SHARES_BEYOND_ANY_ORDER = 2**24
 
 TYPICAL_ROUND_TRIP_FRACTION = Decimal("0.0035")
 """The charges that ml_service's net figures already contain (0.35 % of the entry value)."""

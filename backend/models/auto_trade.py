@@ -12,7 +12,6 @@ from sqlalchemy import (
     Integer,
     Numeric,
     String,
-    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -46,7 +45,7 @@ class AutoTrade(Base):
     id: Mapped[BigId]
     user_id: Mapped[int] = mapped_column(BigInteger)
     account_id: Mapped[int] = mapped_column(BigInteger)
-    cycle_id: Mapped[int] = mapped_column(ForeignKey("cycles.id"))
+    cycle_id: Mapped[int] = mapped_column(BigInteger)
     symbol: Mapped[str] = mapped_column(String(20))
     exchange: Mapped[str] = mapped_column(String(3))
     side: Mapped[Side] = mapped_column(enum_type(Side))
@@ -78,7 +77,6 @@ class AutoTrade(Base):
     __table_args__ = (
         # One check proves that the account is the user's own.
         ForeignKeyConstraint(["account_id", "user_id"], ["broker_accounts.id", "broker_accounts.user_id"]),
-        UniqueConstraint("id", "account_id", "user_id"),
         Index("ix_auto_trades_user_id_id", "user_id", "id"),
         Index("ix_auto_trades_user_id_closed_at", "user_id", "closed_at"),
         Index(
@@ -86,11 +84,6 @@ class AutoTrade(Base):
             "account_id",
             "symbol",
             unique=True,
-            postgresql_where=text("status IN ('entering', 'open', 'exiting')"),
-        ),
-        Index(
-            "ix_auto_trades_live",
-            "user_id",
             postgresql_where=text("status IN ('entering', 'open', 'exiting')"),
         ),
     )

@@ -7,7 +7,6 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     ForeignKey,
-    ForeignKeyConstraint,
     Index,
     Integer,
     Numeric,
@@ -23,13 +22,16 @@ from backend.models.base import Base, BigId, CreatedAt, Money, Price, enum_type
 
 
 class Order(Base):
-    """One broker order. Recorded before it is sent; `client_order_id` is the tag the broker sees."""
+    """One broker order. Recorded before it is sent; `client_order_id` is the tag the broker sees.
+
+    User and account are its trade's, whose foreign key proves that they belong together.
+    """
 
     __tablename__ = "orders"
 
     id: Mapped[BigId]
     client_order_id: Mapped[str] = mapped_column(String(20), unique=True)
-    auto_trade_id: Mapped[int] = mapped_column(BigInteger, index=True)
+    auto_trade_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("auto_trades.id"), index=True)
     cycle_id: Mapped[int] = mapped_column(BigInteger)
     shard: Mapped[int] = mapped_column(Integer)
     user_id: Mapped[int] = mapped_column(BigInteger)
@@ -53,11 +55,6 @@ class Order(Base):
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (
-        # One check proves trade, account and user; an exit's cycle is a later one than its trade's.
-        ForeignKeyConstraint(
-            ["auto_trade_id", "account_id", "user_id"],
-            ["auto_trades.id", "auto_trades.account_id", "auto_trades.user_id"],
-        ),
         CheckConstraint("quantity > 0", name="quantity_positive"),
         CheckConstraint("filled_quantity BETWEEN 0 AND quantity", name="filled_within_quantity"),
         Index(

@@ -152,7 +152,8 @@ _USERS = text("""
                       'id', id, 'symbol', symbol, 'status', status, 'product', product, 'strategy', strategy,
                       'held', entry_quantity - exit_quantity, 'target', target_price::text, 'stop', stop_price::text,
                       'ends', horizon_ends_on) ORDER BY id) AS trades
-             FROM auto_trades WHERE user_id = s.user_id AND status IN ('entering', 'open', 'exiting')) t ON true
+             FROM auto_trades
+            WHERE user_id = s.user_id AND closed_at IS NULL AND status IN ('entering', 'open', 'exiting')) t ON true
       LEFT JOIN LATERAL (
            SELECT json_agg(json_build_array(symbol, state) ORDER BY id) AS orders FROM orders
             WHERE user_id = s.user_id
