@@ -160,3 +160,11 @@ def test_a_large_account_is_held_to_the_platforms_order_value() -> None:
     rich = make_user(funds_total=D(10**9), cash_free=D(10**9))
     (entry,) = decided(make_market(), rich).entries
     assert entry.approved.order.quantity == 995  # 10,00,000 / (1003 × 1.0015)
+
+
+def test_an_entry_leaves_room_for_the_charges_of_those_before_it() -> None:
+    """5 % of ten lakh buys 497 shares at 100.30; of ₹60,000 in cash, ₹10,076.13 remain: 100 shares, and not 101."""
+    quotes = {symbol: make_quote(symbol, 100) for symbol in "AB"}
+    market = make_market(quotes, {symbol: make_signal(symbol, 100) for symbol in "AB"})
+    user = make_user(mode=Mode.CONSERVATIVE, symbols=frozenset("AB"), funds_total=D(1_000_000), cash_free=D(60_000))
+    assert [e.approved.order.quantity for e in decided(market, user).entries] == [497, 100]
