@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from backend import log
 from backend.config import Settings
 from backend.domain.calendar import IST, Session
 from backend.domain.decide import Mode
@@ -98,6 +99,7 @@ def _stack(
     postgres = EmbeddedPostgres(data_dir / "postgres")
     replay_dir = data_dir / "replay"
     (replay_dir / "logs").mkdir(parents=True, exist_ok=True)
+    log.configure("INFO", replay_dir / "logs" / "trader.log")
     data_port, ml_port = _free_port(), _free_port()
     urls = {
         "ENVIRONMENT": Environment.PAPER.value,

@@ -8,14 +8,12 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 
 FIRST_TRADE_S_MAX = 60 if not os.environ.get("CI") else 120
 STOP_S_MAX = 10
@@ -95,12 +93,6 @@ def free_ports() -> int:
 def _taken(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="sauda-e2e-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 def test_a_newcomer_sees_trades_and_nothing_is_lost_by_kills(home: Path) -> None:
