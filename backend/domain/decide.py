@@ -7,37 +7,11 @@ from decimal import Decimal
 from enum import StrEnum
 
 from backend.domain.market import OrderType, Product, Side, round_to_tick
+from backend.domain.modes import MODE_RULES, Mode, ModeRules
 from backend.domain.orders import Intent
 from backend.domain.reasons import Reason
 from backend.domain.risk import Approved, Denied, OrderIntent, QuoteView, RiskLimits, check, quote_problem
 from backend.domain.sizing import budget_rupees, whole_shares
-
-
-class Mode(StrEnum):
-    CONSERVATIVE = "conservative"
-    MODERATE = "moderate"
-    AGGRESSIVE = "aggressive"
-
-
-@dataclass(frozen=True, slots=True)
-class ModeRules:
-    """Least expected net return and least P(the price reaches that return), as fractions; share of funds per trade."""
-
-    return_net_min: float
-    confidence_min: float
-    funds_fraction: Decimal
-
-    @property
-    def confidence_kind(self) -> str:
-        """The event whose probability a trade's confidence is."""
-        return f"touch_net_{self.return_net_min:g}"
-
-
-MODE_RULES: dict[Mode, ModeRules] = {
-    Mode.CONSERVATIVE: ModeRules(0.02, 0.80, Decimal("0.05")),
-    Mode.MODERATE: ModeRules(0.015, 0.70, Decimal("0.075")),
-    Mode.AGGRESSIVE: ModeRules(0.01, 0.60, Decimal("0.10")),
-}
 
 
 class TradeStatus(StrEnum):
