@@ -12,8 +12,8 @@ from tests.bench.quote_servers import NOW, Server, bare, gateway, serving_apart
 from tests.bench.result import Result
 from tests.support.market_server import Market, Stock, create_app, serving
 
-ROUNDS = 15
-REQUESTS = 10_000
+ROUNDS = 9
+REQUESTS = 20_000
 WARM_UP_REQUESTS = 1_000
 SERVER_HEADERS = {"date", "server"}
 """Uvicorn adds these to every answer itself."""
