@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from backend.db import create_engine
 from backend.domain.calendar import sessions_csv
+from backend.domain.orders import state_table_markdown
 from backend.models import Base
 from sauda.embedded import ROOT, EmbeddedPostgres, create_database, migrate
 from sauda.env_example import env_example
@@ -36,7 +37,18 @@ def check(
 
 
 def _generated() -> dict[str, str]:
-    return {".env.example": env_example(), "data_service/reference/sessions.csv": sessions_csv()}
+    return {
+        ".env.example": env_example(),
+        "data_service/reference/sessions.csv": sessions_csv(),
+        "docs/orders.md": _with_block((ROOT / "docs/orders.md").read_text(), state_table_markdown()),
+    }
+
+
+def _with_block(text: str, block: str) -> str:
+    """`text` with what stands between the block's own first and last lines replaced by the block."""
+    first, *_, last = block.splitlines()
+    before, _, rest = text.partition(first)
+    return before + block + rest.partition(last)[2]
 
 
 def _stale_files() -> list[str]:
