@@ -507,6 +507,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["order_id"], ["paper_orders.id"], name=op.f("fk_paper_trades_order_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_paper_trades")),
     )
+    op.create_index("ix_paper_trades_account_id_trade_date", "paper_trades", ["account_id", "trade_date"], unique=False)
     op.create_index(op.f("ix_paper_trades_order_id"), "paper_trades", ["order_id"], unique=False)
     op.create_table(
         "fills",
@@ -643,6 +644,14 @@ def upgrade() -> None:
     op.create_index(
         "ix_paper_entries_account_id_asset_id", "paper_entries", ["account_id", "asset", "id"], unique=False
     )
+    op.create_table(
+        "paper_balances",
+        sa.Column("account_id", sa.BigInteger(), nullable=False),
+        sa.Column("asset", sa.String(length=20), nullable=False),
+        sa.Column("balance", sa.Numeric(), nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["broker_accounts.id"], name=op.f("fk_paper_balances_account_id")),
+        sa.PrimaryKeyConstraint("account_id", "asset", name=op.f("pk_paper_balances")),
+    )
     plans = sa.table(
         "plans",
         *map(sa.column, ["code", "name", "auto_trades_per_day", "price_rupees_per_month", "description", "rank"]),
@@ -652,6 +661,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_table("paper_balances")
     op.drop_index("ix_paper_entries_account_id_asset_id", table_name="paper_entries")
     op.drop_table("paper_entries")
     op.drop_index(op.f("ix_order_events_order_id"), table_name="order_events")
@@ -659,6 +669,7 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_fills_order_id"), table_name="fills")
     op.drop_table("fills")
     op.drop_index(op.f("ix_paper_trades_order_id"), table_name="paper_trades")
+    op.drop_index("ix_paper_trades_account_id_trade_date", table_name="paper_trades")
     op.drop_table("paper_trades")
     op.drop_index(
         "ix_orders_live",

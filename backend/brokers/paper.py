@@ -1,13 +1,15 @@
 """The paper broker: a book of its own in PostgreSQL, real prices, real charges, no real money."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import distinct_on
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from backend.brokers.base import (
@@ -16,11 +18,27 @@ from backend.brokers.base import (
     BrokerUnavailableError,
     OrderRejectedError,
     OrderRequest,
+    OutcomeUnknownError,
+)
+from backend.brokers.paper_ledger import (
+    CASH,
+    RESTING,
+    Posting,
+    any_id,
+    any_tag,
+    balances,
+    cost_of_buying,
+    deposit,
+    is_resting,
+    owes_dp_charge,
+    post,
+    reserved_cash,
+    reserved_shares,
 )
 from backend.db import lock_account
 from backend.domain.calendar import IST, Phase
 from backend.domain.charges import charges_on_turnover, dp_charge, rates_on
-from backend.domain.market import Exchange, OrderType, Product, Side
+from backend.domain.market import Exchange, OrderType, Side
 from backend.domain.matching import (
     BarView,
     FillModel,
@@ -32,10 +50,15 @@ from backend.domain.matching import (
 )
 from backend.domain.reconcile import BookOrder, BookStatus, BookTrade
 from backend.domain.risk import QuoteView
-from backend.models import PaperEntry, PaperEntryKind, PaperOrder, PaperTrade
+from backend.errors import SaudaError
+from backend.models.paper import PaperEntryKind, PaperOrder, PaperTrade
 
-CASH = "INR"
-RESTING = (PaperStatus.OPEN, PaperStatus.TRIGGER_PENDING)
+__all__ = ["PaperBroker", "PaperMarket", "PaperQuote", "deposit"]
+
+log = structlog.get_logger()
+
+PLACE_TIMEOUT_S = 2.0
+SYMBOLS_PER_READ_MAX = 100
 
 _BOOK_STATUS = {
     PaperStatus.OPEN: BookStatus.OPEN,
@@ -68,45 +91,44 @@ class PaperMarket:
 
 
 class PaperBroker:
-    """One book for all paper accounts. Each order, fill and entry is one transaction under the account's lock."""
+    """One book for all paper accounts. Whatever changes an account is one transaction under that account's lock."""
 
     name = "paper"
-    # A place is one transaction with a deadline of 2 s; after 10 s without a row it was never committed.
+    # A place is one transaction with a deadline of PLACE_TIMEOUT_S; after 10 s without a row it was never committed.
     absence_is_proof_after_s: float | None = 10.0
 
     def __init__(
-        self, sessions: async_sessionmaker[AsyncSession], market: PaperMarket, fills: FillModel | None = None
+        self,
+        sessions: async_sessionmaker[AsyncSession],
+        market: PaperMarket,
+        fills: FillModel | None = None,
+        place_timeout_s: float = PLACE_TIMEOUT_S,
     ) -> None:
         self._sessions = sessions
         self._market = market
         self._fills = fills or FillModel()
+        self._place_timeout_s = place_timeout_s
 
     async def place(self, account_id: int, order: OrderRequest) -> str:
-        now = await self._market.now()
-        quote = (await self._market.quotes([order.symbol], now)).get(order.symbol)
+        try:
+            async with asyncio.timeout(self._place_timeout_s):
+                return await self._place(account_id, order)
+        except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
+            raise OutcomeUnknownError(f"the paper book did not answer: {error or type(error).__name__}") from error
+
+    async def _place(self, account_id: int, order: OrderRequest) -> str:
+        try:
+            now = await self._market.now()
+            quote = (await self._market.quotes([order.symbol], now)).get(order.symbol)
+        except SaudaError as error:
+            raise OrderRejectedError(f"No market in {order.symbol} now: {error.detail}") from error
+        phase = self._market.phase(order.symbol, now)
+        refusal = refusal_by_market(order, phase, quote.view if quote else None)
+        row = _arriving(account_id, order, now)
         async with self._sessions.begin() as session:
+            # What the account can pay and deliver is known, and stays so until the commit, under its lock only.
             await lock_account(session, account_id)
-            refusal = await self._refusal(session, account_id, order, quote, now)
-            stop = order.order_type is OrderType.STOP_LIMIT
-            row = PaperOrder(
-                account_id=account_id,
-                tag=order.tag,
-                symbol=order.symbol,
-                exchange=order.exchange,
-                side=order.side,
-                product=order.product,
-                order_type=order.order_type,
-                quantity=order.quantity,
-                limit_price=order.limit_price,
-                trigger_price=order.trigger_price,
-                status=PaperStatus.TRIGGER_PENDING if stop else PaperStatus.OPEN,
-                filled_quantity=0,
-                filled_value=Decimal(0),
-                charges=Decimal(0),
-                message="",
-                placed_at=now,
-                matched_through=now,
-            )
+            refusal = refusal or await _refusal_by_account(session, row)
             if refusal is not None:
                 row.status, row.message = PaperStatus.REJECTED, refusal
             session.add(row)
@@ -114,7 +136,7 @@ class PaperBroker:
             if refusal is None and quote is not None:
                 view = quote.view
                 match = match_on_arrival(_resting(row), view.bid, view.ask, quote.bar.volume, view.tick, self._fills)
-                await self._book_match(session, row, match, now)
+                await _book_match(session, row, match, now)
         if refusal is not None:
             raise OrderRejectedError(refusal)
         return str(row.id)
@@ -122,251 +144,221 @@ class PaperBroker:
     async def cancel(self, account_id: int, broker_order_id: str) -> None:
         async with self._sessions.begin() as session:
             await lock_account(session, account_id)
-            row = await session.get(PaperOrder, int(broker_order_id), with_for_update=True)
+            row = await session.get(PaperOrder, int(broker_order_id))
             if row is None or row.account_id != account_id:
                 raise OrderRejectedError(f"no order {broker_order_id} in this account")
             if row.status in RESTING:
                 row.status, row.message = PaperStatus.CANCELLED, "cancelled on request"
 
     async def books(
-        self, account_ids: Sequence[int], since: datetime
+        self, account_ids: Sequence[int], since: datetime, tags: Sequence[str] | None = None
     ) -> Mapping[int, Sequence[BookOrder] | BrokerError]:
         await self._advance(account_ids)
+        wanted = [PaperOrder.account_id == any_id(account_ids), PaperOrder.placed_at >= since]
+        if tags is not None:
+            wanted.append(PaperOrder.tag == any_tag(tags))
+        columns = PaperOrder.id, PaperOrder.account_id, PaperOrder.tag, PaperOrder.status, PaperOrder.message
         async with self._sessions() as session:
-            orders = (
-                await session.scalars(
-                    select(PaperOrder)
-                    .where(PaperOrder.account_id.in_(account_ids), PaperOrder.placed_at >= since)
-                    .order_by(PaperOrder.id)
-                )
-            ).all()
-            trades = await session.scalars(
-                select(PaperTrade).where(PaperTrade.order_id.in_([o.id for o in orders])).order_by(PaperTrade.id)
-            )
-            by_order: dict[int, list[BookTrade]] = defaultdict(list)
-            for trade in trades:
-                by_order[trade.order_id].append(
-                    BookTrade(str(trade.id), trade.quantity, trade.price, trade.charges, trade.traded_at)
-                )
+            orders = (await session.execute(select(*columns).where(*wanted).order_by(PaperOrder.id))).all()
+            trades = await _trades_of(session, [order.id for order in orders])
         books: dict[int, list[BookOrder]] = {account_id: [] for account_id in account_ids}
         for order in orders:
-            books[order.account_id].append(
-                BookOrder(
-                    str(order.id),
-                    order.tag,
-                    _BOOK_STATUS[order.status],
-                    order.message,
-                    tuple(by_order[order.id]),
-                )
-            )
+            status = _BOOK_STATUS[order.status]
+            executions = tuple(trades.get(order.id, ()))
+            books[order.account_id].append(BookOrder(str(order.id), order.tag, status, order.message, executions))
         return books
 
     async def snapshots(self, account_ids: Sequence[int]) -> Mapping[int, AccountSnapshot | BrokerError]:
         async with self._sessions() as session:
-            balances = await _balances(session, account_ids)
-            reserved = await _reserved_cash(session, account_ids)
+            # In this order a fill in between makes the free cash too small for a moment, never too large.
+            reserved = await reserved_cash(session, account_ids)
+            held = await balances(session, account_ids)
         snapshots: dict[int, AccountSnapshot | BrokerError] = {}
         for account_id in account_ids:
-            assets = balances.get(account_id)
+            assets = held.get(account_id)
             if assets is None or CASH not in assets:
                 snapshots[account_id] = BrokerUnavailableError(f"paper account {account_id} has no funds entry")
                 continue
             cash = assets[CASH]
-            holdings = {asset: int(held) for asset, held in assets.items() if asset != CASH and held}
+            holdings = {asset: int(shares) for asset, shares in assets.items() if asset != CASH and shares}
             snapshots[account_id] = AccountSnapshot(cash, cash - reserved.get(account_id, Decimal(0)), holdings)
         return snapshots
 
-    async def _refusal(
-        self, session: AsyncSession, account_id: int, order: OrderRequest, quote: PaperQuote | None, now: datetime
-    ) -> str | None:
-        """The broker's words if it refuses `order`, as an exchange and a risk desk would."""
-        if self._market.phase(order.symbol, now) is not Phase.CONTINUOUS:
-            return "Market is closed: orders are taken in the continuous session only."
-        if quote is None:
-            return f"No market in {order.symbol} now."
-        view = quote.view
-        if order.quantity <= 0 or order.quantity % view.lot:
-            return f"Quantity must be a positive multiple of {view.lot}."
-        if order.limit_price % view.tick:
-            return f"Price must be a multiple of the tick {view.tick}."
-        if not view.lower_band <= order.limit_price <= view.upper_band:
-            return f"Price is outside the band {view.lower_band}-{view.upper_band}."
-        if order.order_type is OrderType.MARKET:
-            return "Market orders are not accepted through the API without protection."
-        if order.order_type is OrderType.STOP_LIMIT and order.trigger_price is None:
-            return "A stop order needs a trigger price."
-        balances = (await _balances(session, [account_id])).get(account_id, {})
-        if order.side is Side.BUY:
-            needed = order.limit_price * order.quantity
-            rates = rates_on(order.product, Exchange(order.exchange), now.astimezone(IST).date())
-            charges = charges_on_turnover(rates, order.side, needed).total
-            free = balances.get(CASH, Decimal(0)) - (await _reserved_cash(session, [account_id])).get(account_id, 0)
-            if needed + charges > free:
-                return f"Insufficient funds: needs {needed + charges:.2f}, free {free:.2f}."
-            return None
-        held = int(balances.get(order.symbol, 0)) - await _reserved_shares(session, account_id, order.symbol)
-        if order.quantity > held:
-            return f"Insufficient holdings: sells {order.quantity}, holds {held}."
-        return None
-
     async def _advance(self, account_ids: Sequence[int]) -> None:
-        """Let resting orders meet the bars that finished since they were last matched, and expire day orders."""
+        """Let resting orders meet the bars that finished since they were last matched, and expire day orders.
+
+        Only accounts in which something happens are locked. Where the market cannot be read, the book stays as it is.
+        """
         async with self._sessions() as session:
-            resting = (
-                await session.execute(
-                    select(PaperOrder.id, PaperOrder.account_id, PaperOrder.symbol, PaperOrder.matched_through).where(
-                        PaperOrder.account_id.in_(account_ids), PaperOrder.status.in_(RESTING)
-                    )
-                )
-            ).all()
+            mine = PaperOrder.account_id == any_id(account_ids)
+            resting = (await session.scalars(select(PaperOrder).where(mine, is_resting()))).all()
         if not resting:
             return
-        now = await self._market.now()
-        since: dict[str, datetime] = {}
-        for row in resting:
-            since[row.symbol] = min(row.matched_through, since.get(row.symbol, row.matched_through))
-        bars = await self._market.bars_since(since, now)
-        for row in resting:
-            async with self._sessions.begin() as session:
-                await lock_account(session, row.account_id)
-                order = await session.get(PaperOrder, row.id, with_for_update=True)
-                if order is not None and order.status in RESTING:
-                    await self._match_bars(session, order, bars.get(row.symbol, ()), now)
+        try:
+            now = await self._market.now()
+        except SaudaError as error:
+            log.warning("paper_clock_unreadable", resting=len(resting), error=error.detail)
+            return
+        bars = await self._bars(resting, now)
+        due = {order.account_id for order in resting if order.symbol in bars and self._is_due(order, bars, now)}
+        for account_id in sorted(due):
+            await self._advance_account(account_id, bars, now)
 
-    async def _match_bars(
-        self, session: AsyncSession, order: PaperOrder, bars: Sequence[BarView], now: datetime
-    ) -> None:
+    async def _bars(self, resting: Sequence[PaperOrder], now: datetime) -> Mapping[str, Sequence[BarView]]:
+        """The finished bars of each resting order's symbol; a symbol is absent where its market cannot be read."""
+        since: dict[str, datetime] = {}
+        for order in resting:
+            since[order.symbol] = min(order.matched_through, since.get(order.symbol, order.matched_through))
+
+        async def read(symbols: Sequence[str]) -> Mapping[str, Sequence[BarView]]:
+            try:
+                found = await self._market.bars_since({symbol: since[symbol] for symbol in symbols}, now)
+            except SaudaError as error:
+                log.warning("paper_market_unreadable", symbols=list(symbols), error=error.detail)
+                return {}
+            return {symbol: found.get(symbol, ()) for symbol in symbols}
+
+        symbols = sorted(since)
+        parts = [symbols[i : i + SYMBOLS_PER_READ_MAX] for i in range(0, len(symbols), SYMBOLS_PER_READ_MAX)]
+        found = await asyncio.gather(*(read(part) for part in parts))
+        return {symbol: bars for part in found for symbol, bars in part.items()}
+
+    async def _advance_account(self, account_id: int, bars: Mapping[str, Sequence[BarView]], now: datetime) -> None:
+        async with self._sessions.begin() as session:
+            await lock_account(session, account_id)
+            mine = PaperOrder.account_id == account_id
+            for order in await session.scalars(select(PaperOrder).where(mine, is_resting()).order_by(PaperOrder.id)):
+                if order.symbol not in bars:
+                    continue
+                for match, at in self._matches(order, bars[order.symbol]):
+                    await _book_match(session, order, match, at)
+                    order.matched_through = at
+                if order.status in RESTING and self._market.session_ended(order.placed_at, now):
+                    order.status, order.message = PaperStatus.EXPIRED, "day order: the session has ended"
+
+    def _is_due(self, order: PaperOrder, bars: Mapping[str, Sequence[BarView]], now: datetime) -> bool:
+        return self._market.session_ended(order.placed_at, now) or bool(self._matches(order, bars[order.symbol]))
+
+    def _matches(self, order: PaperOrder, bars: Sequence[BarView]) -> list[tuple[Match, datetime]]:
+        """What the bars do to an order, oldest first: its trigger and its fills, each at the end of its bar."""
+        found: list[tuple[Match, datetime]] = []
+        resting = _resting(order)
         for bar in bars:
+            if not resting.open_quantity:
+                break
             if bar.start < order.matched_through or self._market.session_ended(order.placed_at, bar.start):
                 continue
-            await self._book_match(session, order, match_in_bar(_resting(order), bar, self._fills), bar.end)
-            order.matched_through = bar.end
-            if order.status not in RESTING:
-                return
-        if self._market.session_ended(order.placed_at, now):
-            order.status, order.message = PaperStatus.EXPIRED, "day order: the session has ended"
-
-    async def _book_match(self, session: AsyncSession, order: PaperOrder, match: Match, at: datetime) -> None:
-        """Write a fill: trade, cash and holding entries, and the order's progress."""
-        if match.triggered and order.status is PaperStatus.TRIGGER_PENDING:
-            order.status = PaperStatus.OPEN
-        if not match.quantity:
-            return
-        value = match.price * match.quantity
-        day = at.astimezone(IST).date()
-        # Charges are per order: a partial fill pays the difference to what the order has paid before.
-        rates = rates_on(order.product, Exchange(order.exchange), day)
-        due = charges_on_turnover(rates, order.side, order.filled_value + value).total
-        charges = due - order.charges
-        if await _owes_dp_charge(session, order, day):
-            charges += dp_charge()
-        trade = PaperTrade(
-            order_id=order.id,
-            account_id=order.account_id,
-            quantity=match.quantity,
-            price=match.price,
-            charges=charges,
-            trade_date=day,
-            traded_at=at,
-        )
-        session.add(trade)
-        await session.flush()
-        sign = 1 if order.side is Side.BUY else -1
-        await _post(session, order.account_id, CASH, PaperEntryKind.TRADE, -sign * value, at, trade.id)
-        await _post(session, order.account_id, CASH, PaperEntryKind.CHARGES, -charges, at, trade.id)
-        shares = Decimal(sign * match.quantity)
-        await _post(session, order.account_id, order.symbol, PaperEntryKind.TRADE, shares, at, trade.id)
-        order.filled_quantity += match.quantity
-        order.filled_value += value
-        order.charges = due
-        if order.filled_quantity == order.quantity:
-            order.status = PaperStatus.COMPLETE
+            match = match_in_bar(resting, bar, self._fills)
+            if match.quantity or (match.triggered and not resting.triggered):
+                found.append((match, bar.end))
+                resting = replace(
+                    resting, open_quantity=resting.open_quantity - match.quantity, triggered=match.triggered
+                )
+        return found
 
 
-async def deposit(session: AsyncSession, account_id: int, rupees: Decimal, at: datetime) -> None:
-    """Put play money into a paper account. Joins the caller's transaction."""
-    await _post(session, account_id, CASH, PaperEntryKind.DEPOSIT, rupees, at, None)
+def refusal_by_market(order: OrderRequest, phase: Phase, view: QuoteView | None) -> str | None:
+    """The words in which an exchange refuses `order` in this phase and market (None: no quote); None: it takes it."""
+    if phase is not Phase.CONTINUOUS:
+        return "Market is closed: orders are taken in the continuous session only."
+    if view is None:
+        return f"No market in {order.symbol} now."
+    if order.quantity <= 0 or order.quantity % view.lot:
+        return f"Quantity must be a positive multiple of {view.lot}."
+    if order.limit_price % view.tick or (order.trigger_price or 0) % view.tick:
+        return f"Price must be a multiple of the tick {view.tick}."
+    if not view.lower_band <= order.limit_price <= view.upper_band:
+        return f"Price is outside the band {view.lower_band}-{view.upper_band}."
+    if order.order_type is OrderType.MARKET:
+        return "Market orders are not accepted through the API without protection."
+    if order.order_type is OrderType.STOP_LIMIT and order.trigger_price is None:
+        return "A stop order needs a trigger price."
+    return None
 
 
-async def _post(
-    session: AsyncSession,
-    account_id: int,
-    asset: str,
-    kind: PaperEntryKind,
-    amount: Decimal,
-    at: datetime,
-    trade_id: int | None,
-) -> None:
-    before = (await _balances(session, [account_id])).get(account_id, {}).get(asset, Decimal(0))
-    session.add(
-        PaperEntry(
-            account_id=account_id,
-            asset=asset,
-            kind=kind,
-            amount=amount,
-            balance_after=before + amount,
-            trade_id=trade_id,
-            at=at,
-        )
+async def _refusal_by_account(session: AsyncSession, order: PaperOrder) -> str | None:
+    """The broker's words if the account cannot pay for or deliver `order`. The caller has locked the account."""
+    held = (await balances(session, [order.account_id])).get(order.account_id, {})
+    if order.side is Side.BUY:
+        day = order.placed_at.astimezone(IST).date()
+        needed = cost_of_buying(order.product, Exchange(order.exchange), day, order.limit_price * order.quantity)
+        reserved = (await reserved_cash(session, [order.account_id])).get(order.account_id, Decimal(0))
+        free = held.get(CASH, Decimal(0)) - reserved
+        return f"Insufficient funds: needs {needed:.2f}, free {free:.2f}." if needed > free else None
+    shares = int(held.get(order.symbol, 0)) - await reserved_shares(session, order.account_id, order.symbol)
+    return f"Insufficient holdings: sells {order.quantity}, holds {shares}." if order.quantity > shares else None
+
+
+async def _book_match(session: AsyncSession, order: PaperOrder, match: Match, at: datetime) -> None:
+    """Write a fill: trade, cash and holding entries, and the order's progress. The caller has locked the account."""
+    if match.triggered and order.status is PaperStatus.TRIGGER_PENDING:
+        order.status = PaperStatus.OPEN
+    if not match.quantity:
+        return
+    value = match.price * match.quantity
+    day = at.astimezone(IST).date()
+    # Charges are per order: a partial fill pays the difference to what the order has paid before.
+    rates = rates_on(order.product, Exchange(order.exchange), day)
+    due = charges_on_turnover(rates, order.side, order.filled_value + value).total
+    charges = due - order.charges
+    if await owes_dp_charge(session, order, day):
+        charges += dp_charge()
+    trade = PaperTrade(
+        order_id=order.id,
+        account_id=order.account_id,
+        quantity=match.quantity,
+        price=match.price,
+        charges=charges,
+        trade_date=day,
+        traded_at=at,
     )
+    session.add(trade)
     await session.flush()
-
-
-async def _balances(session: AsyncSession, account_ids: Sequence[int]) -> dict[int, dict[str, Decimal]]:
-    rows = await session.execute(
-        select(PaperEntry.account_id, PaperEntry.asset, PaperEntry.balance_after)
-        .where(PaperEntry.account_id.in_(account_ids))
-        .ext(distinct_on(PaperEntry.account_id, PaperEntry.asset))
-        .order_by(PaperEntry.account_id, PaperEntry.asset, PaperEntry.id.desc())
+    sign = 1 if order.side is Side.BUY else -1
+    postings = (
+        Posting(CASH, PaperEntryKind.TRADE, -sign * value),
+        Posting(CASH, PaperEntryKind.CHARGES, -charges),
+        Posting(order.symbol, PaperEntryKind.TRADE, Decimal(sign * match.quantity)),
     )
-    balances: dict[int, dict[str, Decimal]] = defaultdict(dict)
-    for account_id, asset, balance in rows:
-        balances[account_id][asset] = balance
-    return balances
+    await post(session, order.account_id, postings, at, trade.id)
+    order.filled_quantity += match.quantity
+    order.filled_value += value
+    order.charges = due
+    if order.filled_quantity == order.quantity:
+        order.status = PaperStatus.COMPLETE
 
 
-async def _owes_dp_charge(session: AsyncSession, order: PaperOrder, day: date) -> bool:
-    """Whether this is the day's first delivery sell of the share: the depository charges once per share and day."""
-    if order.side is not Side.SELL or order.product is not Product.CNC:
-        return False
-    earlier = await session.scalar(
-        select(PaperTrade.id)
-        .join(PaperOrder, PaperOrder.id == PaperTrade.order_id)
-        .where(
-            PaperTrade.account_id == order.account_id,
-            PaperTrade.trade_date == day,
-            PaperOrder.symbol == order.symbol,
-            PaperOrder.side == Side.SELL,
-            PaperOrder.product == Product.CNC,
-        )
-        .limit(1)
+async def _trades_of(session: AsyncSession, order_ids: Sequence[int]) -> dict[int, list[BookTrade]]:
+    trade = PaperTrade
+    columns = trade.order_id, trade.id, trade.quantity, trade.price, trade.charges, trade.traded_at
+    rows = await session.execute(select(*columns).where(trade.order_id == any_id(order_ids)).order_by(trade.id))
+    by_order: dict[int, list[BookTrade]] = defaultdict(list)
+    for row in rows:
+        by_order[row.order_id].append(BookTrade(str(row.id), row.quantity, row.price, row.charges, row.traded_at))
+    return by_order
+
+
+def _arriving(account_id: int, order: OrderRequest, now: datetime) -> PaperOrder:
+    stop = order.order_type is OrderType.STOP_LIMIT
+    return PaperOrder(
+        account_id=account_id,
+        tag=order.tag,
+        symbol=order.symbol,
+        exchange=order.exchange,
+        side=order.side,
+        product=order.product,
+        order_type=order.order_type,
+        quantity=order.quantity,
+        limit_price=order.limit_price,
+        trigger_price=order.trigger_price,
+        status=PaperStatus.TRIGGER_PENDING if stop else PaperStatus.OPEN,
+        filled_quantity=0,
+        filled_value=Decimal(0),
+        charges=Decimal(0),
+        message="",
+        placed_at=now,
+        matched_through=now,
     )
-    return earlier is None
-
-
-async def _reserved_cash(session: AsyncSession, account_ids: Sequence[int]) -> dict[int, Decimal]:
-    """Rupees that resting buys hold back, with a margin for their charges."""
-    rows = await session.execute(
-        select(
-            PaperOrder.account_id,
-            func.sum((PaperOrder.quantity - PaperOrder.filled_quantity) * PaperOrder.limit_price * Decimal("1.0015")),
-        )
-        .where(PaperOrder.account_id.in_(account_ids), PaperOrder.status.in_(RESTING), PaperOrder.side == Side.BUY)
-        .group_by(PaperOrder.account_id)
-    )
-    return {row[0]: Decimal(row[1]) for row in rows}
-
-
-async def _reserved_shares(session: AsyncSession, account_id: int, symbol: str) -> int:
-    reserved = await session.scalar(
-        select(func.coalesce(func.sum(PaperOrder.quantity - PaperOrder.filled_quantity), 0)).where(
-            PaperOrder.account_id == account_id,
-            PaperOrder.symbol == symbol,
-            PaperOrder.status.in_(RESTING),
-            PaperOrder.side == Side.SELL,
-        )
-    )
-    return int(reserved or 0)
 
 
 def _resting(order: PaperOrder) -> RestingOrder:

@@ -64,6 +64,8 @@ class PaperTrade(Base):
     traded_at: Mapped[datetime]
     created_at: Mapped[CreatedAt]
 
+    __table_args__ = (Index("ix_paper_trades_account_id_trade_date", "account_id", "trade_date"),)
+
 
 class PaperEntryKind(StrEnum):
     DEPOSIT = "deposit"
@@ -72,7 +74,10 @@ class PaperEntryKind(StrEnum):
 
 
 class PaperEntry(Base):
-    """A change of an account's cash (asset INR, rupees) or holding (asset = symbol, shares), and the balance after."""
+    """A change of an account's cash (asset INR, rupees) or holding (asset = symbol, shares), and the balance after.
+
+    Never updated or deleted.
+    """
 
     __tablename__ = "paper_entries"
 
@@ -87,3 +92,13 @@ class PaperEntry(Base):
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (Index("ix_paper_entries_account_id_asset_id", "account_id", "asset", "id"),)
+
+
+class PaperBalance(Base):
+    """What an account has of an asset now: the sum of its entries, kept in the transaction that appends them."""
+
+    __tablename__ = "paper_balances"
+
+    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"), primary_key=True)
+    asset: Mapped[str] = mapped_column(String(20), primary_key=True)
+    balance: Mapped[Money]
