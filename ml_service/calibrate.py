@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from ml_service.labels import EVENTS
+from ml_service.labels import EVENTS, TOUCH_LEVELS, touch_name
 from ml_service.model import RETURN_HEAD
 
 LOWER_BOUND_Z = 1.2816
@@ -153,10 +153,14 @@ def fit_calibration(
 
 
 def apply_calibration(calibration: Calibration, scores: dict[str, np.ndarray]) -> Forecast:
-    """Probabilities, expected net return and its error for rows of scores."""
+    """Probabilities, expected net return and its error for rows of scores.
+
+    Reaching a higher level implies having reached the lower ones, whatever separately fitted curves say: each level's
+    probability is the running minimum over the levels up to it. Never more is claimed than was calibrated, and levels
+    above a mode's own do not change it.
+    """
     mean, error = calibration.expected.mean_and_error(scores[RETURN_HEAD])
     events = {name: platt.probability(scores[name]) for name, platt in calibration.events.items()}
-    # Reaching a higher level implies having reached the lower ones, whatever separately fitted curves say.
-    for higher, lower in zip(EVENTS[:1:-1], EVENTS[-2:0:-1], strict=True):
-        events[lower] = np.maximum(events[lower], events[higher])
+    touches = [touch_name(level) for level in TOUCH_LEVELS]
+    events |= zip(touches, np.minimum.accumulate([events[name] for name in touches]), strict=True)
     return Forecast(events, mean, error)

@@ -15,7 +15,9 @@ from ml_service.features import ATR_SESSIONS
 
 TARGET_ATR = 1.5
 STOP_ATR = 3.0
-TOUCH_LEVELS = (0.01, 0.015, 0.02)
+TOUCH_LEVELS = (0.01, 0.015, 0.02, 0.025, 0.03, 0.035)
+"""Net returns, ascending. The modes ask for the first three; the others let a decision ask for more where the price has
+risen since the reference."""
 COST_FRACTION = 0.0035
 """Charges and slippage of a delivery round trip, as a fraction of the entry value: statutory charges of about 0.23 %
 (STT 0.1 % each side, exchange, stamp duty, GST), the depository's fee per sale, and a spread crossed twice."""

@@ -8,6 +8,11 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from ml_service.labels import EVENTS
 
+STRATEGY = "linear_v1"
+LOGIC_VERSION = "linear_v1.2"
+"""What is decided from the numbers, apart from the weights: a change of logic is a new strategy to a regulator. A model
+trained under another version is refused."""
+
 RETURN_HEAD = "return"
 WINSOR_QUANTILE = 0.005
 RANGE_QUANTILE = 0.001

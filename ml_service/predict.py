@@ -18,12 +18,9 @@ from ml_service.features import (
     compute_features,
 )
 from ml_service.labels import COST_FRACTION, STOP_ATR, TARGET_ATR, TOUCH_LEVELS, touch_name
+from ml_service.model import STRATEGY
 from ml_service.registry import Artefact
 from ml_service.strategies import RULES, with_votes
-
-STRATEGY = "linear_v1"
-LOGIC_VERSION = "linear_v1.1"
-"""What is decided from the numbers, apart from the weights: a change of logic is a new strategy to a regulator."""
 
 SELL_EXPECTED_NET_MAX = -0.01
 TICK_RUPEES = Decimal("0.05")

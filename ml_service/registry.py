@@ -18,7 +18,7 @@ from typing import Any
 from contracts.common import Environment
 from ml_service.calibrate import Calibration
 from ml_service.features import features_hash
-from ml_service.model import LinearModel
+from ml_service.model import LOGIC_VERSION, LinearModel
 
 FILES = ("calibration.json", "manifest.json", "model.json")
 SUMS = "SHA256SUMS"
@@ -93,7 +93,7 @@ class Registry:
         self._verified: dict[str, Artefact] = {}
 
     def register(self, model: LinearModel, calibration: Calibration, manifest: dict[str, Any]) -> Artefact:
-        """Write the artefact as a whole or not at all; the same content is the same version."""
+        """Write the artefact as a whole or not at all; the same content is one version, and mends a damaged one."""
         contents = {
             "model.json": canonical_json(model.to_json()),
             "calibration.json": canonical_json(calibration.to_json()),
@@ -101,16 +101,21 @@ class Registry:
         }
         sums = "".join(f"{_sha256(contents[name])}  {name}\n" for name in FILES).encode()
         version = _sha256(sums)
-        if not (self.root / version).exists():
-            draft = self.root / f".draft-{version}-{os.getpid()}"
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            for name, data in contents.items():
-                _write(draft / name, data)
-            _write(draft / SUMS, sums)
-            draft.rename(self.root / version)
-            _fsync_folder(self.root)
+        try:
+            return self.load(version)
+        except ArtefactError:  # not there yet, or no longer whole
+            self._replace(version, contents | {SUMS: sums})
         return self.load(version)
+
+    def _replace(self, version: str, contents: dict[str, bytes]) -> None:
+        draft = self.root / f".draft-{version}-{os.getpid()}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        for name, data in contents.items():
+            _write(draft / name, data)
+        shutil.rmtree(self.root / version, ignore_errors=True)
+        draft.rename(self.root / version)
+        _fsync_folder(self.root)
 
     def promote(self, artefact: Artefact) -> None:
         """Make the artefact current for its environment and horizon, atomically."""
@@ -139,7 +144,7 @@ class Registry:
         return sorted(path.name for path in self.root.iterdir() if _VERSION.fullmatch(path.name))
 
     def load(self, sha256: str) -> Artefact:
-        """The verified artefact. Raises ArtefactError: missing, incomplete, tampered with, or of other features.
+        """The verified artefact. Raises ArtefactError: missing, incomplete, changed, or of other features or logic.
 
         A folder is verified when first used; what is in memory afterwards cannot be changed through the disk.
         """
@@ -168,10 +173,15 @@ class Registry:
             manifest = json.loads(contents["manifest.json"])
             model = LinearModel.from_json(json.loads(contents["model.json"]))
             calibration = Calibration.from_json(json.loads(contents["calibration.json"]))
-            expected = manifest["features_hash"]
+            features, logic = manifest["features_hash"], manifest["logic_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise ArtefactError(f"{sha256[:VERSION_CHARS]} is not of this registry's format") from error
-        if expected != features_hash():
+        if logic != LOGIC_VERSION:
+            raise ArtefactError(
+                f"{sha256[:VERSION_CHARS]} was trained under logic {logic}, this is {LOGIC_VERSION}: "
+                "train again with `sauda ml train`"
+            )
+        if features != features_hash():
             raise ArtefactError(f"{sha256[:VERSION_CHARS]} was trained on other features than this code computes")
         return Artefact(sha256, model, calibration, manifest)
 

@@ -132,6 +132,8 @@ def get_health(service: Service) -> Health:
     """Whether the service runs; `detail` says where it can answer with abstentions only."""
     try:
         current = service.registry.current(service.environment)
+        for sha256 in current.values():
+            service.registry.load(sha256)
         detail = "" if current else "no model is current: run `sauda ml train`"
     except ArtefactError as error:
         detail = str(error)

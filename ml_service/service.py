@@ -17,8 +17,8 @@ from contracts.common import Environment
 from contracts.predictions import Prediction, PredictionsReply, PredictionsRequest
 from ml_service.client import IST, DataServiceClient, DataServiceError, within
 from ml_service.features import TAIL_SESSIONS
+from ml_service.model import LOGIC_VERSION
 from ml_service.predict import (
-    LOGIC_VERSION,
     SESSION_AGE_DAYS_MAX,
     Abstention,
     Ages,

@@ -19,8 +19,7 @@ from ml_service.client import IST, DataServiceClient, Source
 from ml_service.evidence import MODES, event_metrics, judge_mode, judge_rule, rank_ic
 from ml_service.features import FEATURES, HISTORY_SESSIONS_MIN, features_hash
 from ml_service.labels import BRACKET, COST_FRACTION, EVENTS
-from ml_service.model import HYPERPARAMETERS, RETURN_HEAD, LinearModel
-from ml_service.predict import LOGIC_VERSION, STRATEGY
+from ml_service.model import HYPERPARAMETERS, LOGIC_VERSION, RETURN_HEAD, STRATEGY, LinearModel
 from ml_service.registry import Artefact, Registry
 from ml_service.walkforward import (
     Dataset,

@@ -1,4 +1,4 @@
-"""The first model: trained on the simulated market when none is current, with a progress bar."""
+"""The first model: trained on the simulated market when no usable one is current, with a progress bar."""
 
 from pathlib import Path
 
@@ -7,21 +7,32 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from contracts.common import Environment
 from contracts.predictions import HORIZON_SESSIONS_DEFAULT
+from sauda.embedded import DataFolderError
 
 
 def ensure_model(data_dir: Path, data_service_url: str, console: Console) -> None:
-    """Train and register a model unless one is current.
+    """Train and register a model unless the current one is whole and of this code's features and logic.
 
     Raises:
         TrainingError, DataServiceError: there is not enough data, or data_service did not answer.
+        DataFolderError: which model is current cannot be read.
     """
     # Imported here: polars and scikit-learn take seconds, and only a first start needs them.
-    from ml_service.registry import Registry  # noqa: PLC0415
+    from ml_service.registry import ArtefactError, Registry  # noqa: PLC0415
     from ml_service.train import train_and_register  # noqa: PLC0415
 
-    if HORIZON_SESSIONS_DEFAULT in Registry(data_dir).current(Environment.SIMULATED):
-        return
-    columns = (TextColumn("Training the first model"), BarColumn(), TextColumn("{task.description}"))
+    registry = Registry(data_dir)
+    try:
+        current = registry.current(Environment.SIMULATED).get(HORIZON_SESSIONS_DEFAULT)
+    except ArtefactError as error:
+        raise DataFolderError(f"{error}: remove it from {registry.root}, and a model is trained anew") from error
+    try:
+        if current is not None:
+            registry.load(current)
+            return
+    except ArtefactError as error:
+        console.print(f"The current model is not used: {error}", highlight=False)
+    columns = (TextColumn("Training a model"), BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("fetching bars", total=None)
 

@@ -73,9 +73,11 @@ def test_a_few_months_calibrate_nothing() -> None:
 
 
 def test_reaching_more_is_never_likelier_than_reaching_less() -> None:
-    platt = {name: Platt(float(i), 1.0, -5.0, 5.0) for i, name in enumerate(EVENTS)}
+    log_odds = dict(zip(EVENTS, (9.0, 2.0, 1.0, 1.5, 0.0, 0.5, -1.0), strict=True))
+    platt = {name: Platt(odds, 1.0, -5.0, 5.0) for name, odds in log_odds.items()}
     calibration = Calibration(platt, ExpectedReturn(0.0, 1.0, 0.0, 0.0, 0.0, -1.0, 1.0))
-    scores = {name: np.zeros(1) for name in (*EVENTS, "return")}
+    scores = {name: np.zeros(3) for name in (*EVENTS, "return")}
     events = apply_calibration(calibration, scores).events
-    assert events["touch_0.01"][0] == events["touch_0.015"][0] == events["touch_0.02"][0] == expit(3.0)
+    for name, odds in zip(EVENTS, (9.0, 2.0, 1.0, 1.0, 0.0, 0.0, -1.0), strict=True):
+        assert events[name].tolist() == [expit(odds)] * 3
     assert Calibration.from_json(calibration.to_json()) == calibration

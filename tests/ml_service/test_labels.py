@@ -1,5 +1,7 @@
 """The plan's outcome is what a trader walking the bars one by one would have got."""
 
+from itertools import pairwise
+
 import numpy as np
 import polars as pl
 import pytest
@@ -102,4 +104,6 @@ def test_net_is_gross_less_the_costs() -> None:
     known = labels.known
     np.testing.assert_allclose(labels.net[known], labels.gross[known] - COST_FRACTION)
     assert (labels.events["net_profit"][known] == (labels.net[known] > 0)).all()
-    assert (labels.events["touch_0.02"] <= labels.events["touch_0.01"]).all()
+    assert tuple(sorted(TOUCH_LEVELS)) == TOUCH_LEVELS
+    for lower, higher in pairwise(TOUCH_LEVELS):
+        assert (labels.events[touch_name(higher)] <= labels.events[touch_name(lower)]).all()

@@ -106,6 +106,20 @@ def test_a_model_of_other_features_is_refused(registry: Registry, trained: Train
         registry.register(trained.model, trained.calibration, artefact.manifest | {"features_hash": "0" * 64})
 
 
+def test_a_model_of_other_logic_is_refused_with_the_command_that_helps(
+    registry: Registry, trained: Trained, artefact: Artefact
+) -> None:
+    with pytest.raises(ArtefactError, match=r"logic linear_v1\.1.*sauda ml train"):
+        registry.register(trained.model, trained.calibration, artefact.manifest | {"logic_version": "linear_v1.1"})
+
+
+def test_registering_a_damaged_model_again_mends_it(registry: Registry, trained: Trained, artefact: Artefact) -> None:
+    (folder(registry, artefact) / "model.json").write_text("{}")
+    again = reread(registry).register(trained.model, trained.calibration, artefact.manifest)
+    assert again.sha256 == artefact.sha256
+    assert reread(registry).load(artefact.sha256).manifest == artefact.manifest
+
+
 def test_an_oversized_file_is_not_read(registry: Registry, artefact: Artefact) -> None:
     with (folder(registry, artefact) / "model.json").open("r+b") as file:
         file.truncate(5_000_000)

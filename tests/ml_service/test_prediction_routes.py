@@ -174,6 +174,7 @@ async def test_a_tampered_model_abstains_and_says_so(
     async with started() as http:
         reply = await ask(http, at(days[-3], 11, 0))
         assert (reply.model_version, reasons(reply)) == (None, {("artefact_mismatch",)})
+        assert "calibration.json" in (await http.get("/health")).json()["detail"]
         listed = (await http.get("/v1/models")).json()["models"]
         assert [(m["usable"], m["current"]) for m in listed] == [(False, True)]
         assert "calibration.json" in listed[0]["problem"]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ import pytest
 from contracts.predictions import Action, Prediction
 from ml_service.calibrate import apply_calibration
 from ml_service.features import FEATURES, compute_features
-from ml_service.labels import COST_FRACTION
+from ml_service.labels import COST_FRACTION, touch_name
 from ml_service.predict import SELL_EXPECTED_NET_MAX, Ages, predict_universe, rupees, too_old
 from ml_service.registry import Artefact
 
@@ -47,6 +48,11 @@ def test_served_numbers_are_the_models_on_the_same_features(
         compared += 1
         assert answer.expected_return_net == pytest.approx(forecast.expected[i], rel=1e-6)
         assert answer.confidence == pytest.approx(forecast.events["net_profit"][i], rel=1e-6)
+        assert [t.net_return for t in answer.touch] == [0.01, 0.015, 0.02, 0.025, 0.03, 0.035]
+        assert [t.probability for t in answer.touch] == pytest.approx(
+            [forecast.events[touch_name(t.net_return)][i] for t in answer.touch], rel=1e-6
+        )
+        assert all(lower.probability >= higher.probability for lower, higher in pairwise(answer.touch))
         assert answer.reference_close == rupees(row["close"])
         assert float(answer.target or 0) == pytest.approx(row["close"] + 1.5 * row["atr"], abs=0.03)
         assert float(answer.stop or 0) == pytest.approx(row["close"] - 3 * row["atr"], abs=0.03)
