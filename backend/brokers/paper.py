@@ -59,6 +59,7 @@ log = structlog.get_logger()
 
 PLACE_TIMEOUT_S = 2.0
 SYMBOLS_PER_READ_MAX = 100
+MARKET_ERRORS = (SaudaError, TimeoutError)
 
 _BOOK_STATUS = {
     PaperStatus.OPEN: BookStatus.OPEN,
@@ -114,14 +115,14 @@ class PaperBroker:
             async with asyncio.timeout(self._place_timeout_s):
                 return await self._place(account_id, order)
         except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
-            raise OutcomeUnknownError(f"the paper book did not answer: {error or type(error).__name__}") from error
+            raise OutcomeUnknownError(f"the paper book did not answer: {_words(error)}") from error
 
     async def _place(self, account_id: int, order: OrderRequest) -> str:
         try:
             now = await self._market.now()
             quote = (await self._market.quotes([order.symbol], now)).get(order.symbol)
-        except SaudaError as error:
-            raise OrderRejectedError(f"No market in {order.symbol} now: {error.detail}") from error
+        except MARKET_ERRORS as error:
+            raise OrderRejectedError(f"No market in {order.symbol} now: {_words(error)}") from error
         phase = self._market.phase(order.symbol, now)
         refusal = refusal_by_market(order, phase, quote.view if quote else None)
         row = _arriving(account_id, order, now)
@@ -196,8 +197,8 @@ class PaperBroker:
             return
         try:
             now = await self._market.now()
-        except SaudaError as error:
-            log.warning("paper_clock_unreadable", resting=len(resting), error=error.detail)
+        except MARKET_ERRORS as error:
+            log.warning("paper_clock_unreadable", resting=len(resting), error=_words(error))
             return
         bars = await self._bars(resting, now)
         due = {order.account_id for order in resting if order.symbol in bars and self._is_due(order, bars, now)}
@@ -213,8 +214,8 @@ class PaperBroker:
         async def read(symbols: Sequence[str]) -> Mapping[str, Sequence[BarView]]:
             try:
                 found = await self._market.bars_since({symbol: since[symbol] for symbol in symbols}, now)
-            except SaudaError as error:
-                log.warning("paper_market_unreadable", symbols=list(symbols), error=error.detail)
+            except MARKET_ERRORS as error:
+                log.warning("paper_market_unreadable", symbols=list(symbols), error=_words(error))
                 return {}
             return {symbol: found.get(symbol, ()) for symbol in symbols}
 
@@ -370,3 +371,7 @@ def _resting(order: PaperOrder) -> RestingOrder:
         trigger_price=order.trigger_price,
         triggered=order.status is not PaperStatus.TRIGGER_PENDING,
     )
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
