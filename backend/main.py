@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import httpx
+import structlog
 from fastapi import FastAPI
 from httpx_aiohttp import AiohttpTransport
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -26,6 +27,7 @@ from backend.domain.risk import RiskLimits
 from backend.errors import SaudaError
 from backend.security import Security
 from backend.services.context import Trading, TradingRules
+from backend.services.deployment_service import claim_environment
 from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
 from backend.services.ml_service_client import MlServiceClient
@@ -118,7 +120,12 @@ def rules_of(settings: Settings) -> TradingRules:
 
 
 async def start_loop(settings: Settings, wired: Wired) -> TradingLoop:
-    """Start the trader's clockwork, once data_service has told how fast the market's clock runs."""
+    """Start the trader's clockwork, once data_service has told how fast the market's clock runs.
+
+    Raises:
+        ConflictError: the database belongs to another environment.
+    """
+    await claim_environment(wired.sessions, settings.environment)
     loop = TradingLoop(
         wired.trading,
         speed=await _market_speed(settings, wired),
@@ -148,10 +155,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     loops: list[TradingLoop] = []
 
     async def trade() -> None:
-        loops.append(await start_loop(settings, wired))
+        try:
+            loops.append(await start_loop(settings, wired))
+        except Exception:
+            structlog.get_logger().exception("trading_loop_failed_to_start")
+            raise
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await claim_environment(wired.sessions, settings.environment)
         starting = asyncio.create_task(trade()) if settings.trader_enabled else None
         async with board.running():
             yield

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from backend import log
 from backend.config import Settings
+from backend.errors import SaudaError
 from backend.main import log_file, start_loop, wire
 
 
@@ -28,7 +29,7 @@ def main() -> None:
         settings = Settings()
         log.configure(settings.log_level, log_file(settings, "trader"))
         asyncio.run(trade(settings))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, SaudaError) as error:
         sys.exit(f"The trader cannot start: {error}")
 
 

@@ -54,8 +54,9 @@ class TradingLoop:
         """Learn the calendar and reconcile before any trading, then let the clock run."""
         await self._guarded("refresh", self._refresh)()
         await self._guarded("reconcile", self._reconcile)()
-        self._scheduler.start()
+        # Before the clock runs, so that two ticks of one trader never overlap.
         await self._guarded("cycle", self._cycle)()
+        self._scheduler.start()
 
     @property
     def complaint(self) -> str:

@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.paper import PaperBroker, deposit
 from backend.db import create_engine, create_sessions
-from backend.domain.decide import Mode
 from backend.domain.market import Product
+from backend.domain.modes import Mode
 from backend.models import (
     AutoTradeSettings,
     BrokerAccount,

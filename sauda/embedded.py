@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import fcntl
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from alembic.config import Config
@@ -21,6 +23,26 @@ MARKER = ".sauda-ready"
 
 class DataFolderError(Exception):
     """The data folder cannot be used as it is; the message names the fix."""
+
+
+@contextlib.contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Hold a data folder while the block runs: two Saudas on one folder would fight over its clock and database.
+
+    Raises:
+        DataFolderError: another one holds it, or it cannot be written.
+    """
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        lock = (folder / "sauda.lock").open("w")
+    except OSError as error:
+        raise DataFolderError(f"{folder} cannot be written ({error.strerror}): choose another --data-dir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataFolderError(f"another Sauda runs on {folder}: stop it, or choose another --data-dir") from None
+        yield
 
 
 class EmbeddedPostgres:

@@ -18,15 +18,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from backend import log
 from backend.config import Settings
 from backend.domain.calendar import IST, Session
-from backend.domain.decide import Mode
 from backend.domain.market import StockClass
+from backend.domain.modes import Mode
 from backend.main import Wired, wire
 from backend.services.auto_trading_service import run_cycle
 from backend.services.end_of_day_service import end_of_day
 from backend.services.outbox_service import deliver
 from backend.services.reconcile_service import reconcile
 from contracts.common import Environment
-from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, migrate
+from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, hold_folder, migrate
 from sauda.processes import Service, ServiceFailedError, stop_all
 from sauda.replay_report import Report, print_report, read_trades
 from sauda.replay_setup import ReplayError, create_users, require_bars, train_before
@@ -65,7 +65,10 @@ def replay(
     wanted = [symbol.strip().upper() for symbol in symbols.split(",") if symbol.strip()]
     pace = _pace(speed)
     try:
-        with _stack(data_dir.resolve(), wanted, first.date(), last.date(), console) as (database_url, services):
+        with (
+            hold_folder(data_dir.resolve() / "replay"),
+            _stack(data_dir.resolve(), wanted, first.date(), last.date(), console) as (database_url, services),
+        ):
             report = asyncio.run(
                 _run(database_url, services, wanted, (first.date(), last.date()), capital, pace, verbose, console)
             )
@@ -96,9 +99,8 @@ def _stack(
     """PostgreSQL with a fresh database, data_service on the recorded bars, and ml_service with its own registry."""
     if first > last:
         raise ReplayError("--from is after --to")
-    postgres = EmbeddedPostgres(data_dir / "postgres")
     replay_dir = data_dir / "replay"
-    (replay_dir / "logs").mkdir(parents=True, exist_ok=True)
+    postgres = EmbeddedPostgres(replay_dir / "postgres")
     log.configure("INFO", replay_dir / "logs" / "trader.log")
     data_port, ml_port = _free_port(), _free_port()
     urls = {

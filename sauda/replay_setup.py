@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from backend.brokers.paper import PaperBroker, deposit
 from backend.db import Sessions
 from backend.domain.calendar import IST, Session
-from backend.domain.decide import Mode
 from backend.domain.market import Product, StockClass
+from backend.domain.modes import Mode
 from backend.models import (
     AutoTradeSettings,
     BrokerAccount,

@@ -1,27 +1,33 @@
 """`sauda up`: everything on one machine, from an empty folder to the first trade, until Ctrl-C."""
 
+import asyncio
 import contextlib
-import fcntl
 import os
 import secrets
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
+from backend.db import create_engine, create_sessions
+from backend.errors import ConflictError
+from backend.services.deployment_service import claim_environment
 from contracts.common import Environment
 from sauda.demo import DemoUser, ensure_demo_users
-from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, migrate
+from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, hold_folder, migrate
 from sauda.models import ensure_model
 from sauda.processes import Service, ServiceFailedError, stop_all
 from sauda.retrain import Retrainer
 
 DATABASE = "sauda"
 STOP_TIMEOUT_S = 7.0
+INTERRUPTED = 130
+"""The exit code of a program that a signal ended, by the shell's convention 128 + SIGINT."""
 WATCH_PAUSE_S = 0.5
 SIMULATED_CYCLE_S = 300
 """Market seconds between ticks in the simulated market: a tick every five real seconds at its usual speed."""
@@ -50,26 +56,31 @@ def up(options: Options, console: Console) -> None:
     """Start everything, watch it, and stop it in order.
 
     Raises:
-        StartError: something stands in the way.
+        StartError, DataFolderError: something stands in the way.
     """
     data_dir = options.data_dir.resolve()
     if options.environment is Environment.LIVE:
         raise StartError("--environment live needs a broker adapter, and only the paper broker is built in: use paper")
     _require_free_ports(options)
-    with _only_one(data_dir), _stop_signals() as stopping:
-        external = os.environ.get("DATABASE_URL")
+    external = os.environ.get("DATABASE_URL")
+    services: list[Service] = []
+    retrainer: Retrainer | None = None
+
+    def end() -> NoReturn:
+        _end_at_once(services, retrainer, None if external else data_dir / "postgres")
+
+    with hold_folder(data_dir), _stop_signals(end) as stopping:
         postgres = None if external else EmbeddedPostgres(data_dir / "postgres")
-        services: list[Service] = []
-        retrainer: Retrainer | None = None
         try:
             database_url = external or _embedded_database(postgres, console)
             migrate(database_url)
+            asyncio.run(_claim(database_url, options.environment))
             services = _services(options, data_dir, database_url)
             retrainer = _retrainer(services, options, data_dir)
             users = _start(services, options, data_dir, database_url, console)
             _greet(options, data_dir, users, console)
             _watch(services, postgres, retrainer, stopping, console)
-        except (DataFolderError, ServiceFailedError) as error:
+        except (DataFolderError, ServiceFailedError, ConflictError) as error:
             raise StartError(str(error)) from error
         finally:
             console.print("Stopping ...")
@@ -79,6 +90,14 @@ def up(options: Options, console: Console) -> None:
             if postgres is not None:
                 postgres.stop()
             console.print("Stopped. The same command continues with the same data.")
+
+
+async def _claim(database_url: str, environment: Environment) -> None:
+    engine = create_engine(database_url, pool_size=1)
+    try:
+        await claim_environment(create_sessions(engine), environment)
+    finally:
+        await engine.dispose()
 
 
 def _require_free_ports(options: Options) -> None:
@@ -96,30 +115,15 @@ def _require_free_ports(options: Options) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(data_dir: Path) -> Iterator[None]:
-    """Hold the data folder: two Saudas on one folder would fight over its clock and database."""
-    try:
-        (data_dir / "logs").mkdir(parents=True, exist_ok=True)
-        lock = (data_dir / "sauda.lock").open("w")
-    except OSError as error:
-        raise StartError(f"{data_dir} cannot be written ({error.strerror}): choose another --data-dir") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StartError(f"another Sauda runs on {data_dir}: stop it, or choose another --data-dir") from None
-        yield
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one ends at once."""
+def _stop_signals(end: Callable[[], NoReturn]) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them: the first interrupts, a second one calls `end`."""
     received: list[int] = []
 
     def on_signal(signum: int, _frame: object) -> None:
         received.append(signum)
         if len(received) == 1:
             raise KeyboardInterrupt
+        end()
 
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -127,6 +131,23 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def _end_at_once(services: Sequence[Service], retrainer: Retrainer | None, postgres_folder: Path | None) -> NoReturn:
+    """Kill whatever runs and leave, without waiting for any of it.
+
+    PostgreSQL is told to quit at once (its "immediate shutdown"): it recovers at the next start.
+    """
+    for service in services:
+        if service.process is not None:
+            service.process.kill()
+    if retrainer is not None:
+        retrainer.kill()
+    if postgres_folder is not None:
+        with contextlib.suppress(OSError, ValueError):
+            pid, _, _ = (postgres_folder / "postmaster.pid").read_text().partition("\n")
+            os.kill(int(pid), signal.SIGQUIT)
+    os._exit(INTERRUPTED)
 
 
 def _embedded_database(postgres: EmbeddedPostgres | None, console: Console) -> str:

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from contracts.common import Environment
+from sauda.embedded import DataFolderError
 from sauda.up import Options, StartError
 from sauda.up import up as run
 
@@ -39,6 +40,6 @@ def up(
     )
     try:
         run(options, console)
-    except StartError as error:
+    except (StartError, DataFolderError) as error:
         console.print(f"[red]Sauda cannot start:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None

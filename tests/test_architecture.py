@@ -19,15 +19,17 @@ STATISTICS = {
     "modes.ModeRules.return_net_min",
     "modes.ModeRules.confidence_min",
     "modes.MODE_RULES",
-    "decide.Signal.touch",
-    "decide.Signal.expected_return_net",
-    "decide.Signal.expected_return_net_lower",
-    "decide.Candidate.confidence",
-    "decide.Candidate.expected_return_net",
-    "decide._candidate",
-    "decide._shares_that_pay",
-    "decide._return_at",
-    "decide._edge_survives",
+    "ranking.Signal.touch",
+    "ranking.Signal.expected_return_net",
+    "ranking.Signal.expected_return_net_lower",
+    "ranking.Candidate.confidence",
+    "ranking.Candidate.expected_return_net",
+    "ranking._candidate",
+    "ranking._shares_that_pay",
+    "ranking._return_at",
+    "ranking.edge_survives",
+    "ranking._touch_at",
+    "ranking.LEVEL_EPSILON",
     "reconcile.LOST_AFTER_S",
     "reconcile.KnownOrder.age_s",
     "reconcile.settle",
@@ -40,7 +42,7 @@ SELF_EXPLAINING = {
     *("TradeStatus", "ExitReason", "SignalAction", "PlannedEntry", "PlannedExit"),
     *("Action", "InstrumentsReply", "QuotesRequest"),
 }
-"""Of backend.domain.decide and of contracts: enums and plain shapes whose members' names say it all."""
+"""Of backend.domain.{decide,ranking} and of contracts: enums and plain shapes whose members' names say it all."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -224,7 +226,7 @@ def test_a_rule_sees_its_breach(rule: Rule, path: str, text: str) -> None:
             "backend/services/x.py",
             '"""Why."""\nasync def f(sessions):\n    """F."""\n    async with sessions.begin(): ...',
         ),
-        ("backend/domain/decide.py", '"""Why."""\nclass Signal:\n    """S."""\n    expected_return_net: float'),
+        ("backend/domain/ranking.py", '"""Why."""\nclass Signal:\n    """S."""\n    expected_return_net: float'),
         ("backend/domain/x.py", '"""Why."""\nA = datetime(2026, 8, 3, tzinfo=IST)\nB = datetime.combine(a, b, IST)'),
         ("backend/main.py", "now = datetime.now(UTC)\nseconds = time.monotonic()"),
         ("sauda/x.py", "print(1)\n" + LONG_FUNCTION.replace("    pass\n", "", 1)),

@@ -42,6 +42,16 @@ def upgrade() -> None:
         sa.UniqueConstraint("scheduled_at", name=op.f("uq_cycles_scheduled_at")),
     )
     op.create_table(
+        "deployment",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("environment", sa.String(length=12), nullable=False),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.CheckConstraint("id = 1", name=op.f("ck_deployment_one_row")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deployment")),
+    )
+    op.create_table(
         "plans",
         sa.Column("code", sa.String(length=20), nullable=False),
         sa.Column("name", sa.String(length=50), nullable=False),
@@ -351,6 +361,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("status IN ('entering', 'open', 'exiting')"),
     )
     op.create_table(
+        "paper_balances",
+        sa.Column("account_id", sa.BigInteger(), nullable=False),
+        sa.Column("asset", sa.String(length=20), nullable=False),
+        sa.Column("balance", sa.Numeric(), nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["broker_accounts.id"], name=op.f("fk_paper_balances_account_id")),
+        sa.PrimaryKeyConstraint("account_id", "asset", name=op.f("pk_paper_balances")),
+    )
+    op.create_table(
         "paper_orders",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.Column("account_id", sa.BigInteger(), nullable=False),
@@ -488,6 +506,16 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text(
             "state IN ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')"
+        ),
+    )
+    op.create_index("ix_orders_submitted_at", "orders", ["submitted_at"], unique=False)
+    op.create_index(
+        "uq_orders_one_live_exit",
+        "orders",
+        ["auto_trade_id"],
+        unique=True,
+        postgresql_where=sa.text(
+            "intent = 'exit' AND state IN ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')"
         ),
     )
     op.create_table(
@@ -644,14 +672,6 @@ def upgrade() -> None:
     op.create_index(
         "ix_paper_entries_account_id_asset_id", "paper_entries", ["account_id", "asset", "id"], unique=False
     )
-    op.create_table(
-        "paper_balances",
-        sa.Column("account_id", sa.BigInteger(), nullable=False),
-        sa.Column("asset", sa.String(length=20), nullable=False),
-        sa.Column("balance", sa.Numeric(), nullable=False),
-        sa.ForeignKeyConstraint(["account_id"], ["broker_accounts.id"], name=op.f("fk_paper_balances_account_id")),
-        sa.PrimaryKeyConstraint("account_id", "asset", name=op.f("pk_paper_balances")),
-    )
     plans = sa.table(
         "plans",
         *map(sa.column, ["code", "name", "auto_trades_per_day", "price_rupees_per_month", "description", "rank"]),
@@ -661,7 +681,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("paper_balances")
     op.drop_index("ix_paper_entries_account_id_asset_id", table_name="paper_entries")
     op.drop_table("paper_entries")
     op.drop_index(op.f("ix_order_events_order_id"), table_name="order_events")
@@ -671,6 +690,14 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_paper_trades_order_id"), table_name="paper_trades")
     op.drop_index("ix_paper_trades_account_id_trade_date", table_name="paper_trades")
     op.drop_table("paper_trades")
+    op.drop_index(
+        "uq_orders_one_live_exit",
+        table_name="orders",
+        postgresql_where=sa.text(
+            "intent = 'exit' AND state IN ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')"
+        ),
+    )
+    op.drop_index("ix_orders_submitted_at", table_name="orders")
     op.drop_index(
         "ix_orders_live",
         table_name="orders",
@@ -687,6 +714,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("status IN ('open', 'trigger_pending')"),
     )
     op.drop_table("paper_orders")
+    op.drop_table("paper_balances")
     op.drop_index(
         "uq_auto_trades_one_live_per_symbol",
         table_name="auto_trades",
@@ -717,5 +745,6 @@ def downgrade() -> None:
     op.drop_index("uq_users_email", table_name="users")
     op.drop_table("users")
     op.drop_table("plans")
+    op.drop_table("deployment")
     op.drop_table("cycles")
     op.execute(sa.schema.DropSequence(sa.Sequence("fencing_token_seq")))

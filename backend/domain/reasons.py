@@ -33,6 +33,7 @@ class Reason(StrEnum):
     FUNDS_IN_USE_LIMIT = "funds_in_use_limit"
     BUDGET_BELOW_ONE_SHARE = "budget_below_one_share"
     EDGE_BELOW_CHARGES = "edge_below_charges"
+    NO_INTRADAY_MODEL = "no_intraday_model"
     TOO_LATE_FOR_INTRADAY = "too_late_for_intraday"
     # the gate
     OUTSIDE_PRICE_BAND = "outside_price_band"
@@ -71,6 +72,7 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.FUNDS_IN_USE_LIMIT: "80 % of the funds are in use; exits free them.",
     Reason.BUDGET_BELOW_ONE_SHARE: "The budget per trade is less than one share; add funds.",
     Reason.EDGE_BELOW_CHARGES: "At this size the charges eat the expected return; add funds.",
+    Reason.NO_INTRADAY_MODEL: "The predictions span several sessions; an intraday trade needs a one-session model.",
     Reason.TOO_LATE_FOR_INTRADAY: "Intraday entries stop before the square-off; use delivery or wait for tomorrow.",
     Reason.OUTSIDE_PRICE_BAND: "The limit price lies outside the exchange's band.",
     Reason.OUTSIDE_COLLAR: "The limit price is too far from the market.",

@@ -7,7 +7,7 @@ from backend.models.cycle import Cycle, CycleShard, CycleStatus, fencing_token
 from backend.models.order import Fill, Order, OrderEvent
 from backend.models.paper import PaperEntry, PaperEntryKind, PaperOrder, PaperTrade
 from backend.models.plan import DailyUsage, Plan, Subscription, SubscriptionStatus
-from backend.models.platform import CalendarOverride, OutboxMessage
+from backend.models.platform import CalendarOverride, Deployment, OutboxMessage
 from backend.models.user import Role, User
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "CycleStatus",
     "DailyUsage",
     "Decision",
+    "Deployment",
     "Fill",
     "Order",
     "OrderEvent",

@@ -17,8 +17,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backend.domain.decide import ExitReason, Mode, TradeStatus
+from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import Product, Side
+from backend.domain.modes import Mode
 from backend.models.base import Base, BigId, CreatedAt, Money, Price, enum_type
 
 

@@ -58,6 +58,16 @@ class Order(Base):
         CheckConstraint("quantity > 0", name="quantity_positive"),
         CheckConstraint("filled_quantity BETWEEN 0 AND quantity", name="filled_within_quantity"),
         Index(
+            "uq_orders_one_live_exit",
+            "auto_trade_id",
+            unique=True,
+            postgresql_where=text(
+                "intent = 'exit' AND state IN "
+                "('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')"
+            ),
+        ),
+        Index("ix_orders_submitted_at", "submitted_at"),
+        Index(
             "ix_orders_live",
             "user_id",
             postgresql_where=text(

@@ -3,10 +3,22 @@
 from datetime import date, datetime, time
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.models.base import Base, BigId, CreatedAt
+
+
+class Deployment(Base):
+    """What this database was made for: one row, written at the first start and never changed."""
+
+    __tablename__ = "deployment"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    environment: Mapped[str] = mapped_column(String(12))
+    created_at: Mapped[CreatedAt]
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
 
 class OutboxMessage(Base):

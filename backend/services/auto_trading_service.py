@@ -9,7 +9,9 @@ from typing import Any
 import structlog
 
 from backend.domain.calendar import IST
-from backend.domain.decide import MODE_RULES, MarketView, Mode, Ranking, UserDecision, UserState, decide, rank
+from backend.domain.decide import UserDecision, UserState, decide
+from backend.domain.modes import MODE_RULES, Mode
+from backend.domain.ranking import MarketView, Ranking, rank
 from backend.domain.risk import RiskLimits
 from backend.services.context import Trading
 from backend.services.cycle_service import (
@@ -27,7 +29,7 @@ from backend.services.cycle_service import (
 )
 from backend.services.gather_service import MarketInputs, gather_market, gather_users
 from backend.services.order_service import send
-from backend.services.reconcile_service import reconcile
+from backend.services.reconcile_service import cancel_entries, reconcile
 from backend.services.record_service import Recorded, record
 
 log = structlog.get_logger()
@@ -86,14 +88,14 @@ async def run_cycle(trading: Trading, now: datetime) -> CycleReport | None:
         return None
     inputs = await gather_market(trading, now)
     report = CycleReport(scheduled_at, symbols=len(inputs.view.continuous), problems=dict(inputs.problems))
+    await store_inputs(trading.sessions, cycle.id, inputs.stored())
     if cycle.mine:
-        await store_inputs(trading.sessions, cycle.id, inputs.stored())
         report.missed = await record_missed(trading, cycle)
     rankings = rank_modes(inputs.view, trading.rules.limits)
     report.candidates = {mode.value: len(r.candidates) for mode, r in rankings.items() if r.candidates}
     report.rejected = dict(Counter(reason.value for r in rankings.values() for reason in r.rejected.values()))
     shards_done = await run_shards(trading, cycle, inputs, rankings, report)
-    if cycle.mine:
+    if shards_done:
         await finish_cycle(trading.sessions, cycle.id, report.summary())
     return report if shards_done else None
 
@@ -110,7 +112,12 @@ async def run_shards(
             done += 1
         return done
 
-    return sum(await asyncio.gather(*(work() for _ in range(trading.rules.shards_at_once))))
+    # Both workers come to their end before a failure of one is told: none is left behind, working on.
+    results = await asyncio.gather(*(work() for _ in range(trading.rules.shards_at_once)), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return sum(result for result in results if isinstance(result, int))
 
 
 async def run_shard(
@@ -131,9 +138,12 @@ async def run_shard(
         log.warning("record_fenced", detail=str(fenced))
         return
     count(report, decisions)
-    await send(trading, claim, recorded)
-    await settle(trading, recorded)
-    await finish_shard(trading.sessions, claim)
+    try:
+        await send(trading, claim, recorded, market.now)
+    finally:
+        # What was not sent is free at once: the next reconciliation drops it, and the next tick decides anew.
+        await finish_shard(trading.sessions, claim)
+    await settle(trading, recorded, decisions, market.now)
 
 
 def rank_modes(market: MarketView, limits: RiskLimits) -> dict[Mode, Ranking]:
@@ -148,10 +158,16 @@ def decide_all(
     return [decide(market, rankings[user.mode], user, limits) for user in users]
 
 
-async def settle(trading: Trading, recorded: list[Recorded]) -> None:
-    """Bring what was just sent in line with the brokers' books; nothing sent, nothing to ask."""
-    if recorded:
-        await reconcile(trading)
+async def settle(
+    trading: Trading, recorded: list[Recorded], decisions: list[UserDecision], market_now: datetime
+) -> None:
+    """Cancel entries whose trades should be left, and bring what was sent in line with the brokers' books."""
+    leaving = [trade.trade_id for decision in decisions for trade in decision.entry_cancels]
+    if leaving:
+        await cancel_entries(trading, leaving, "the trade should be left before its entry has filled", market_now)
+    accounts = {order.account_id for order in recorded}
+    if accounts:
+        await reconcile(trading, accounts)
 
 
 def count(report: CycleReport, decisions: list[UserDecision]) -> None:

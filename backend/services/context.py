@@ -27,6 +27,7 @@ class TradingRules:
     limits: RiskLimits
     lease_s: float = 60.0
     send_timeout_s: float = 2.0
+    entry_send_s_max: float = 10.0
     sends_at_once_max: int = 8
     shards_at_once: int = 2
 

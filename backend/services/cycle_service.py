@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.db import Sessions
 from backend.domain.calendar import IST
-from backend.models import Cycle, CycleShard, CycleStatus, fencing_token
+from backend.domain.orders import Intent
+from backend.models import Cycle, CycleShard, CycleStatus, Order, fencing_token
 from backend.services.context import Trading
 
 
@@ -68,9 +69,9 @@ async def open_cycle(trading: Trading, scheduled_at: datetime) -> OpenCycle:
 
 
 async def store_inputs(sessions: Sessions, cycle_id: int, inputs: dict[str, Any]) -> None:
-    """Keep what the cycle's decisions are made from, so that each can be explained later."""
+    """Keep what the cycle's decisions are made from, so that each can be explained later; the first trader's stand."""
     async with sessions.begin() as session:
-        await session.execute(update(Cycle).where(Cycle.id == cycle_id).values(inputs=inputs))
+        await session.execute(update(Cycle).where(Cycle.id == cycle_id, Cycle.inputs.is_(None)).values(inputs=inputs))
 
 
 async def anything_left(sessions: Sessions, cycle_id: int) -> bool:
@@ -92,8 +93,13 @@ _CLAIM = text("""
            SELECT cycle_id, shard FROM cycle_shards
             WHERE cycle_id = :cycle_id AND NOT done AND NOT recorded
               AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+              -- not while an earlier tick's holder is still at the same users
+              AND NOT EXISTS (
+                  SELECT 1 FROM cycle_shards e
+                   WHERE e.cycle_id BETWEEN :cycle_id - 50 AND :cycle_id - 1 AND e.shard = cycle_shards.shard
+                     AND NOT e.done AND e.claimed_until > clock_timestamp())
             ORDER BY shard LIMIT 1 FOR UPDATE SKIP LOCKED)
- RETURNING shard, token
+ RETURNING shard, token, (SELECT count(*) FROM cycle_shards c WHERE c.cycle_id = :cycle_id) AS shards
 """)
 
 
@@ -101,7 +107,7 @@ async def claim_shard(trading: Trading, cycle_id: int) -> ShardClaim | None:
     """Take a shard nobody holds; None where none is left. One that was recorded already is left to reconciliation."""
     async with trading.sessions.begin() as session:
         row = (await session.execute(_CLAIM, {"cycle_id": cycle_id, "lease_s": trading.rules.lease_s})).one_or_none()
-    return None if row is None else ShardClaim(cycle_id, row.shard, trading.rules.shards, row.token)
+    return None if row is None else ShardClaim(cycle_id, row.shard, row.shards, row.token)
 
 
 async def hold(session: AsyncSession, claim: ShardClaim, lease_s: float) -> None:
@@ -148,11 +154,17 @@ async def finish_shard(sessions: Sessions, claim: ShardClaim) -> None:
 
 
 async def finish_cycle(sessions: Sessions, cycle_id: int, summary: dict[str, Any]) -> None:
-    """Close the tick with its figures."""
+    """Close the tick with its figures, if no shard of it is left; whoever worked on the last one does."""
     async with sessions.begin() as session:
+        unfinished = select(CycleShard.shard).where(CycleShard.cycle_id == cycle_id, ~CycleShard.done).exists()
+        rows = await session.execute(
+            select(Order.intent, func.count()).where(Order.cycle_id == cycle_id).group_by(Order.intent)
+        )
+        by_intent = {row[0]: row[1] for row in rows}
+        summary |= {"entries": by_intent.get(Intent.ENTRY, 0), "exits": by_intent.get(Intent.EXIT, 0)}
         await session.execute(
             update(Cycle)
-            .where(Cycle.id == cycle_id)
+            .where(Cycle.id == cycle_id, ~unfinished)
             .values(status=CycleStatus.DONE, summary=summary, finished_at=func.clock_timestamp())
         )
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import text
 
-from backend.domain.decide import MODE_RULES, MarketView, Mode, ModeRules, Ranking, Signal, rank
+from backend.domain.modes import MODE_RULES, Mode, ModeRules
 from backend.domain.orders import Intent
+from backend.domain.ranking import MarketView, Ranking, Signal, rank
 from backend.domain.reasons import Reason
 from backend.domain.risk import QuoteView
 from backend.models import AutoTradeSettings

@@ -14,8 +14,10 @@ from sqlalchemy import text
 from backend.brokers.base import AccountSnapshot, BrokerError, BrokerUnavailableError
 from backend.domain.calendar import IST, Phase
 from backend.domain.charges import round_trip_fraction
-from backend.domain.decide import MarketView, Mode, OpenTrade, Signal, UserState
+from backend.domain.decide import OpenTrade, UserState
 from backend.domain.market import Product
+from backend.domain.modes import Mode
+from backend.domain.ranking import MarketView, Signal
 from backend.domain.reasons import Reason
 from backend.domain.risk import QuoteView
 from backend.errors import SaudaError
@@ -48,8 +50,8 @@ class MarketInputs:
 
 
 _SYMBOLS = text("""
-    SELECT DISTINCT unnest(symbols) AS symbol FROM auto_trade_settings WHERE enabled
-    UNION SELECT DISTINCT symbol FROM auto_trades WHERE status IN ('entering', 'open', 'exiting')
+    SELECT unnest(symbols) AS symbol FROM auto_trade_settings WHERE enabled
+    UNION SELECT symbol FROM auto_trades WHERE closed_at IS NULL AND status IN ('entering', 'open', 'exiting')
     ORDER BY symbol
 """)
 
@@ -73,6 +75,10 @@ async def gather_market(trading: Trading, now: datetime) -> MarketInputs:
         if isinstance(batch, SaudaError):
             problems[name] = batch.detail
             log.warning("gather_failed", batch=name, detail=batch.detail)
+        elif isinstance(batch, Exception):
+            # Exits need neither batch in full: whatever went wrong with one is that batch's problem.
+            problems[name] = type(batch).__name__
+            log.error("gather_crashed", batch=name, error=repr(batch))
         elif isinstance(batch, BaseException):
             raise batch
     signal_batch = predictions if isinstance(predictions, SignalBatch) else None
@@ -138,11 +144,11 @@ def market_view(
 # One row per user: settings, limits, quota left, open trades and orders. Money travels in JSON as text: it stays exact.
 # Lateral joins probe an index per user, whatever the planner believes of the tables' sizes.
 _USERS = text("""
-    SELECT s.user_id, s.enabled, s.mode, s.product, s.symbols, s.entries_per_day_max,
+    SELECT s.user_id, s.enabled AND users.active AS enabled, s.mode, s.product, s.symbols, s.entries_per_day_max,
            a.id AS account_id, a.broker, p.auto_trades_per_day, coalesce(u.entries_used, 0) AS entries_used,
            t.trades, o.orders, e.ended
       FROM auto_trade_settings s
-      JOIN users ON users.id = s.user_id AND users.active
+      JOIN users ON users.id = s.user_id
       LEFT JOIN broker_accounts a ON a.user_id = s.user_id AND a.is_primary AND a.status = 'ready'
       LEFT JOIN subscriptions b ON b.user_id = s.user_id AND b.status = 'active'
       JOIN plans p ON p.code = coalesce(b.plan_code, 'free')
@@ -161,7 +167,10 @@ _USERS = text("""
         ON true
       LEFT JOIN LATERAL (
            SELECT json_agg(json_build_array(symbol, status) ORDER BY id) AS ended FROM auto_trades
-            WHERE user_id = s.user_id AND closed_at >= :day_start) e ON true
+            WHERE user_id = s.user_id AND closed_at >= :day_start
+              AND (status = 'closed'
+                   OR EXISTS (SELECT 1 FROM orders o
+                               WHERE o.auto_trade_id = auto_trades.id AND o.submitted_at IS NOT NULL))) e ON true
      WHERE mod(s.user_id, :shards) = :shard AND (s.enabled OR t.trades IS NOT NULL)
      ORDER BY s.user_id
 """)
@@ -223,7 +232,7 @@ def _user_state(row: Any, snapshot: AccountSnapshot | BrokerError | None, market
         own_entries_left=None if own_max is None else own_max - row.entries_used,
         entries_cap=row.auto_trades_per_day if own_max is None else min(row.auto_trades_per_day, own_max),
         holdings=holdings,
-        open_trades=tuple(_open_trade(t) for t in trades if t["status"] == "open"),
+        open_trades=tuple(_open_trade(t) for t in trades if t["status"] in {"open", "entering"}),
         blocked=_blocked(holdings, trades, row.orders or [], row.ended or []),
         unavailable=None if usable else Reason.BROKER_UNAVAILABLE,
     )
@@ -249,6 +258,7 @@ def _open_trade(trade: Mapping[str, Any]) -> OpenTrade:
         target=Decimal(trade["target"]),
         stop=Decimal(trade["stop"]),
         horizon_ends_on=date.fromisoformat(trade["ends"]),
+        entering=trade["status"] == "entering",
     )
 
 

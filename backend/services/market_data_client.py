@@ -14,7 +14,7 @@ from backend.domain.calendar import IST
 from backend.domain.matching import BarView
 from backend.domain.risk import QuoteView
 from backend.errors import SaudaError, UpstreamError
-from contracts.common import Problem, Wire
+from contracts.common import SYMBOLS_PER_REQUEST_MAX, Problem, Wire
 from contracts.market import (
     BarsReply,
     BarsRequest,
@@ -71,6 +71,11 @@ async def call(
     raise refused
 
 
+def in_parts(symbols: Sequence[str]) -> list[list[str]]:
+    """The symbols in as many requests as the contract's limit asks for."""
+    return [list(symbols[i : i + SYMBOLS_PER_REQUEST_MAX]) for i in range(0, len(symbols), SYMBOLS_PER_REQUEST_MAX)]
+
+
 class MarketDataClient:
     """Calls data_service. Instruments are kept: they change by the day; quotes are never kept."""
 
@@ -83,8 +88,10 @@ class MarketDataClient:
     async def clock(self) -> ClockReply:
         return await call(self._http, "GET", f"{self._url}/v1/clock", ClockReply, timeout_s=self._timeout_s)
 
-    async def load_instruments(self) -> Sequence[Instrument]:
-        url = f"{self._url}/v1/instruments"
+    async def load_instruments(self, as_of: datetime | None = None) -> Sequence[Instrument]:
+        """The shares known at `as_of` (the market's present where None), with their ticks of then; they are kept."""
+        known_at = {} if as_of is None else {"as_of": as_of.isoformat()}
+        url = str(httpx.URL(f"{self._url}/v1/instruments", params=known_at))
         reply = await call(self._http, "GET", url, InstrumentsReply, timeout_s=self._timeout_s)
         self.instruments = {i.symbol: i for i in reply.instruments}
         return reply.instruments
@@ -92,9 +99,28 @@ class MarketDataClient:
     async def quotes(self, symbols: Sequence[str], as_of: datetime | None) -> QuoteBatch:
         """Quotes of `symbols` as they stood at `as_of` (the market's present where None)."""
         if not self.instruments:
-            await self.load_instruments()
-        url, body = f"{self._url}/v1/quotes", QuotesRequest(symbols=list(symbols), as_of=as_of)
-        reply = await call(self._http, "POST", url, QuotesReply, body=body, timeout_s=self._timeout_s)
+            await self.load_instruments(as_of)
+        url = f"{self._url}/v1/quotes"
+        async with asyncio.timeout(self._timeout_s * 2):
+            replies = await asyncio.gather(
+                *(
+                    call(
+                        self._http,
+                        "POST",
+                        url,
+                        QuotesReply,
+                        body=QuotesRequest(symbols=part, as_of=as_of),
+                        timeout_s=self._timeout_s,
+                    )
+                    for part in in_parts(symbols)
+                )
+            )
+        reply = QuotesReply(
+            environment=replies[0].environment,
+            as_of=replies[0].as_of,
+            quotes={symbol: quote for part in replies for symbol, quote in part.quotes.items()},
+            missing={symbol: why for part in replies for symbol, why in part.missing.items()},
+        )
         quotes = {
             symbol: self.paper_quote(quote) for symbol, quote in reply.quotes.items() if symbol in self.instruments
         }

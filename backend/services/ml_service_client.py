@@ -1,5 +1,6 @@
 """ml_service over HTTP: a batch of predictions under one total deadline, turned into the decision's signals."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,8 +8,10 @@ from decimal import Decimal
 
 import httpx
 
-from backend.domain.decide import Mode, Signal, SignalAction
-from backend.services.market_data_client import call
+from backend.domain.modes import Mode
+from backend.domain.ranking import Signal, SignalAction
+from backend.errors import UpstreamError
+from backend.services.market_data_client import call, in_parts
 from contracts.predictions import Prediction, PredictionsReply, PredictionsRequest
 
 
@@ -35,9 +38,24 @@ class MlServiceClient:
         Raises:
             UpstreamError: no answer in time, or none that can be read.
         """
-        body = PredictionsRequest(symbols=list(symbols), as_of=as_of, horizon_sessions=horizon_sessions)
         url = f"{self._url}/v1/predictions"
-        reply = await call(self._http, "POST", url, PredictionsReply, body=body, timeout_s=self._timeout_s)
+        replies = await asyncio.gather(
+            *(
+                call(
+                    self._http,
+                    "POST",
+                    url,
+                    PredictionsReply,
+                    body=PredictionsRequest(symbols=part, as_of=as_of, horizon_sessions=horizon_sessions),
+                    timeout_s=self._timeout_s,
+                )
+                for part in in_parts(symbols)
+            )
+        )
+        if len({reply.model_version for reply in replies}) > 1:
+            raise UpstreamError("the model changed between two parts of one batch; the next tick asks again")
+        together = {symbol: p for reply in replies for symbol, p in reply.predictions.items()}
+        reply = replies[0].model_copy(update={"predictions": together})
         signals = {symbol: signal_of(p, reply.model_version) for symbol, p in reply.predictions.items()}
         return SignalBatch(signals, modes_of(reply.certified_modes), reply)
 

@@ -30,12 +30,23 @@ async def deliver(trading: Trading) -> int:
     return len(rows)
 
 
-def _line(topic: str, email: str, p: Mapping[str, Any]) -> str:
-    who = f"{email} ({p['mode']}, {p['strategy']})"
+def _shown(value: object, spec: str = "") -> str:
+    """`value` formatted by `spec`, or a question mark: no message may stop those behind it."""
+    try:
+        return "?" if value is None else format(value, spec)
+    except (TypeError, ValueError, OverflowError):
+        return "?"
+
+
+def _line(topic: str, email: str, payload: Mapping[str, Any]) -> str:
+    def p(name: str, spec: str = "") -> str:
+        return _shown(payload.get(name), spec)
+
+    who = f"{email} ({p('mode')}, {p('strategy')})"
+    what = f"{p('quantity'):>5} {p('symbol'):<12}"
     if topic == "trade.entry_filled":
-        confidence = f"confidence {p['confidence']:.0%}"
-        return f"    BUY  {p['quantity']:>5} {p['symbol']:<12} at ₹{p['price']:<10} {who}, {confidence}"
+        return f"    BUY  {what} at ₹{p('price'):<10} {who}, confidence {p('confidence', '.0%')}"
     if topic == "trade.closed":
-        result = f"{p['exit_reason']}, realized ₹{p['realized_pnl']} after charges"
-        return f"    SELL {p['quantity']:>5} {p['symbol']:<12} at ₹{p['price']:<10} {who}, {result}"
-    return f"    ---- {p['quantity']:>5} {p['symbol']:<12} not filled, cancelled  {who}"
+        result = f"{p('exit_reason')}, realized ₹{p('realized_pnl')} after charges"
+        return f"    SELL {what} at ₹{p('price'):<10} {who}, {result}"
+    return f"    ---- {what} not filled, cancelled  {who}"

@@ -10,7 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.db import copy_rows, next_ids
-from backend.domain.decide import Mode, Outcome, PlannedEntry, PlannedExit, TradeStatus, UserDecision, UserState
+from backend.domain.decide import Outcome, PlannedEntry, PlannedExit, TradeStatus, UserDecision, UserState
+from backend.domain.modes import Mode
 from backend.domain.orders import Intent, OrderState, client_order_id
 from backend.domain.reasons import Reason
 from backend.domain.risk import Approved
@@ -131,6 +132,8 @@ async def record(
     """
     async with trading.sessions.begin() as session:
         await hold(session, claim, trading.rules.lease_s)
+        await _one_record_at_a_time(session, claim.shard)
+        await _drop_overtaken(session, decisions)
         wanted = [(d.user.user_id, len(d.entries), d.user.entries_cap) for d in decisions if d.entries]
         granted = await claim_quota(session, today, wanted)
         for decision in decisions:
@@ -143,15 +146,15 @@ async def record(
         trade_rows: list[tuple[Any, ...]] = []
         order_rows: list[tuple[Any, ...]] = []
         head = (claim.cycle_id, claim.shard, trading.rules.environment.value, cycle_at, market_now)
+        for user, planned in exits:
+            trade_id, strategy = planned.trade.trade_id, planned.trade.strategy
+            order_rows.append(_order_row(next(order_ids), trade_id, user, planned.approved, strategy, head))
+            recorded.append(_recorded(order_rows[-1], user, planned.approved))
         for (user, entry), trade_id in zip(entries, trade_ids, strict=True):
             trade_rows.append(_trade_row(trade_id, claim.cycle_id, user, entry, market_now))
             strategy = entry.candidate.signal.strategy
             order_rows.append(_order_row(next(order_ids), trade_id, user, entry.approved, strategy, head))
             recorded.append(_recorded(order_rows[-1], user, entry.approved))
-        for user, planned in exits:
-            trade_id, strategy = planned.trade.trade_id, planned.trade.strategy
-            order_rows.append(_order_row(next(order_ids), trade_id, user, planned.approved, strategy, head))
-            recorded.append(_recorded(order_rows[-1], user, planned.approved))
         await _mark_exiting(session, [planned for _, planned in exits])
         await copy_rows(session, "auto_trades", _TRADE_COLUMNS, trade_rows)
         await copy_rows(session, "orders", _ORDER_COLUMNS, order_rows)
@@ -161,6 +164,47 @@ async def record(
 
 
 _RECORDED = text("UPDATE cycle_shards SET recorded = true WHERE cycle_id = :cycle_id AND shard = :shard")
+
+_SHARD_LOCK = 0x5AD0
+"""Class of the advisory locks that let one cycle at a time record a shard of users."""
+
+_LIVE_NOW = text("""
+    SELECT id, account_id, symbol, status FROM auto_trades
+     WHERE account_id = ANY(CAST(:accounts AS bigint[])) AND closed_at IS NULL
+       AND status IN ('entering', 'open', 'exiting')
+""")
+
+
+async def _one_record_at_a_time(session: AsyncSession, shard: int) -> None:
+    """Two cycles that overlap decide for the same users: the second must see what the first has recorded."""
+    await session.execute(text("SELECT pg_advisory_xact_lock(:class, :shard)"), {"class": _SHARD_LOCK, "shard": shard})
+
+
+async def _drop_overtaken(session: AsyncSession, decisions: Sequence[UserDecision]) -> None:
+    """Drop entries in symbols that are held by now, and exits of trades that are no longer open."""
+    accounts = sorted({d.user.account_id for d in decisions if d.entries or d.exits})
+    if not accounts:
+        return
+    rows = (await session.execute(_LIVE_NOW, {"accounts": accounts})).all()
+    held = {(row.account_id, row.symbol) for row in rows}
+    still_open = {row.id for row in rows if row.status == TradeStatus.OPEN}
+    for decision in decisions:
+        account_id = decision.user.account_id
+        for entry in [e for e in decision.entries if (account_id, e.candidate.signal.symbol) in held]:
+            decision.entries.remove(entry)
+            _replace_outcome(decision, entry.candidate.signal.symbol, Intent.ENTRY, Reason.ALREADY_HELD)
+        for planned in [e for e in decision.exits if e.trade.trade_id not in still_open]:
+            decision.exits.remove(planned)
+            _replace_outcome(decision, planned.trade.symbol, Intent.EXIT, Reason.ORDER_OPEN)
+
+
+def _replace_outcome(decision: UserDecision, symbol: str, intent: Intent, reason: Reason) -> None:
+    """Turn what the decision took into a denial."""
+    taken = next(
+        i for i, o in enumerate(decision.outcomes) if o.symbol == symbol and o.intent is intent and o.reason is None
+    )
+    decision.outcomes[taken] = Outcome(symbol, intent, reason)
+
 
 _MARK_EXITING = text("""
     UPDATE auto_trades t SET status = 'exiting', exit_reason = w.reason
@@ -178,9 +222,7 @@ async def _mark_exiting(session: AsyncSession, exits: Sequence[PlannedExit]) -> 
 def _drop_ungranted(decision: UserDecision, granted: int) -> None:
     """Turn entries beyond the granted quota, the lowest ranked first, into denials."""
     for entry in decision.entries[granted:]:
-        symbol = entry.candidate.signal.symbol
-        taken = next(i for i, o in enumerate(decision.outcomes) if o.symbol == symbol and o.intent is Intent.ENTRY)
-        decision.outcomes[taken] = Outcome(symbol, Intent.ENTRY, Reason.PLAN_LIMIT)
+        _replace_outcome(decision, entry.candidate.signal.symbol, Intent.ENTRY, Reason.PLAN_LIMIT)
     del decision.entries[granted:]
 
 

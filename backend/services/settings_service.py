@@ -5,8 +5,8 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.domain.decide import Mode
 from backend.domain.market import Product
+from backend.domain.modes import Mode
 from backend.errors import InvalidRequestError
 from backend.models import AutoTradeSettings, BrokerAccount
 from backend.services.account_service import ready_account

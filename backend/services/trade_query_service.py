@@ -11,8 +11,9 @@ from sqlalchemy import and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.calendar import IST
-from backend.domain.decide import Mode, TradeStatus
+from backend.domain.decide import TradeStatus
 from backend.domain.market import Side
+from backend.domain.modes import Mode
 from backend.domain.positions import Execution, Position, position_of
 from backend.errors import SaudaError
 from backend.models import AutoTrade, Fill, Order

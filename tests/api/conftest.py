@@ -20,8 +20,8 @@ from backend.api.state import ApiState
 from backend.brokers.paper import PaperBroker, PaperMarket
 from backend.db import Sessions, create_engine, create_sessions
 from backend.domain.calendar import IST, standard_calendar
-from backend.domain.decide import Mode
 from backend.domain.market import Product
+from backend.domain.modes import Mode
 from backend.domain.risk import RiskLimits
 from backend.models import AutoTradeSettings, Role, Subscription, SubscriptionStatus, User
 from backend.security import Security

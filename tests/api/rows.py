@@ -5,8 +5,9 @@ from decimal import Decimal
 from typing import Any
 
 from backend.db import Sessions
-from backend.domain.decide import ExitReason, Mode, TradeStatus
+from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import OrderType, Product, Side
+from backend.domain.modes import Mode
 from backend.domain.orders import Intent, OrderState
 from backend.models import AutoTrade, Cycle, CycleStatus, Fill, Order
 from tests.api.conftest import MONDAY_10, Someone

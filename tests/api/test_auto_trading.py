@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from backend.domain.calendar import IST
-from backend.domain.decide import Mode
+from backend.domain.modes import Mode
 from backend.domain.reasons import NEXT_STEP, Reason
 from backend.services.auto_trading_service import run_cycle
 from backend.services.decision_query_service import decisions_of

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.domain.calendar import IST
-from backend.domain.decide import ExitReason, Mode, TradeStatus
+from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import Side
+from backend.domain.modes import Mode
 from backend.services.analytics import ClosedTrade, analyse
 from tests.api.conftest import MONDAY_10, Gateway, Someone
 from tests.api.rows import add_cycle, closed, filled_order, trade

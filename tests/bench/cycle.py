@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from backend.brokers.paper import PaperBroker
 from backend.db import copy_rows, create_engine, create_sessions
 from backend.domain.calendar import IST, standard_calendar
-from backend.domain.decide import MarketView, Mode, Signal, SignalAction
+from backend.domain.modes import Mode
+from backend.domain.ranking import MarketView, Signal, SignalAction
 from backend.domain.risk import QuoteView, RiskLimits
 from backend.services.auto_trading_service import decide_all, rank_modes
 from backend.services.context import Trading, TradingRules
@@ -155,7 +156,7 @@ def _market(trading: Trading, now: datetime) -> MarketView:
             strategy="bench",
             model_version="bench",
             horizon_sessions=10,
-            touch=dict.fromkeys((0.01, 0.015, 0.02), 0.5 + (i * 7 % 50) / 100),
+            touch=dict.fromkeys((0.01, 0.015, 0.02, 0.025, 0.03, 0.035), 0.5 + (i * 7 % 50) / 100),
             expected_return_net=(i * 11 % 50) / 1000,
             expected_return_net_lower=(i * 11 % 50) / 2000,
             reference_close=last,

@@ -11,23 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.decide import (
-    MODE_RULES,
-    TYPICAL_ROUND_TRIP_FRACTION,
-    ExitReason,
-    MarketView,
-    Mode,
-    OpenTrade,
-    Outcome,
-    SignalAction,
-    UserDecision,
-    UserState,
-    decide,
-    exit_reason,
-    rank,
-)
+from backend.domain.decide import ExitReason, OpenTrade, Outcome, UserDecision, UserState, decide, exit_reason
 from backend.domain.market import OrderType, Product, Side
+from backend.domain.modes import MODE_RULES, Mode
 from backend.domain.orders import Intent
+from backend.domain.ranking import TYPICAL_ROUND_TRIP_FRACTION, MarketView, SignalAction, rank
 from backend.domain.reasons import Reason
 from backend.domain.risk import OrderIntent
 from tests.support.decision_views import (
@@ -80,7 +68,7 @@ def test_a_mode_takes_what_reaches_its_thresholds_exactly_and_nothing_just_below
 
 
 def test_a_confidence_counts_for_its_own_return_only() -> None:
-    assert rejection(Mode.MODERATE, touch={0.01: 0.99, 0.02: 0.99}) is Reason.CONFIDENCE_BELOW_MODE
+    assert rejection(Mode.MODERATE, touch={0.01: 0.99, 0.02: 0.99}) is Reason.CONFIDENCE_BELOW_MODE  # none for 1.5 %
     ranking = rank(make_market(signals={"INFY": make_signal(touch={0.01: 0.99, 0.015: 0.71})}), Mode.MODERATE, LIMITS)
     assert [(c.confidence, c.confidence_kind) for c in ranking.candidates] == [(0.71, "touch_net_0.015")]
 
@@ -349,18 +337,21 @@ def test_why_a_candidate_is_not_entered(user: dict[str, Any], reason: Reason | N
     ],
 )
 def test_intraday_entries_stop_at_the_square_off(now: Any, product: Product, reason: Reason | None) -> None:
-    market = make_market({"INFY": make_quote(as_of=now)}, now=now)
+    market = make_market({"INFY": make_quote(as_of=now)}, {"INFY": make_signal(horizon_sessions=1)}, now=now)
     assert denial(market, product=product) is reason
 
 
 def test_without_a_square_off_time_there_is_no_intraday_entry() -> None:
-    assert denial(make_market(square_off_at={}), product=Product.MIS) is Reason.TOO_LATE_FOR_INTRADAY
+    signals = {"INFY": make_signal(horizon_sessions=1)}
+    unknown = make_market(signals=signals, square_off_at={})
+    assert denial(unknown, product=Product.MIS) is Reason.TOO_LATE_FOR_INTRADAY
     assert denial(make_market(square_off_at={})) is None
 
 
 @pytest.mark.parametrize(("product", "ends_on"), [(Product.MIS, TODAY), (Product.CNC, HORIZON_END)])
 def test_an_intraday_plan_ends_today_and_a_delivery_plan_at_its_horizon(product: Product, ends_on: Any) -> None:
-    (entry,) = decided(make_market(), make_user(product=product)).entries
+    market = make_market(signals={"INFY": make_signal(horizon_sessions=1 if product is Product.MIS else 10)})
+    (entry,) = decided(market, make_user(product=product)).entries
     assert entry.horizon_ends_on == ends_on
     assert entry.approved.order == OrderIntent(
         "INFY", "nse", Side.BUY, product, OrderType.LIMIT, 37, D("1003.00"), Intent.ENTRY
@@ -387,5 +378,38 @@ def test_the_depositorys_flat_charge_bars_a_small_account_and_not_a_large_one() 
     market = make_market(signals={"INFY": make_signal(expected_return_net=0.02)})
     small = {"funds_total": D(15_000), "cash_free": D(15_000)}
     assert denial(market, **small) is Reason.EDGE_BELOW_CHARGES
-    assert denial(market, **small, product=Product.MIS) is None
+    intraday = make_market(signals={"INFY": make_signal(expected_return_net=0.02, horizon_sessions=1)})
+    assert denial(intraday, **small, product=Product.MIS) is None
     assert denial(market) is None
+
+
+def test_an_intraday_trade_needs_a_one_session_prediction() -> None:
+    assert denial(make_market(), product=Product.MIS) is Reason.NO_INTRADAY_MODEL
+
+
+@pytest.mark.parametrize(
+    ("last", "confidence"),
+    [
+        ("1000", 0.80),  # the published level itself
+        ("1004", 0.80 - 0.1 * (1.015 * 1.004 - 1.015) / 0.005),  # between 1.5 % and 2 %
+        ("995", 0.80 + 0.1 * (1.015 - 1.015 * 0.995) / 0.005),  # between 1 % and 1.5 %: 0.9925 % is below the lowest
+    ],
+)
+def test_the_probability_moves_with_the_entry_price(last: str, confidence: float) -> None:
+    """P(touch) is published from the prediction's close: a dearer entry needs a longer way, a cheaper one a shorter."""
+    touch = {0.01: 0.90, 0.015: 0.80, 0.02: 0.70, 0.025: 0.60}
+    market = make_market({"INFY": make_quote(last=last)}, {"INFY": make_signal(touch=touch)})
+    (candidate,) = rank(market, Mode.MODERATE, LIMITS).candidates
+    assert candidate.confidence == pytest.approx(min(confidence, 0.90), abs=1e-9)
+
+
+def test_a_level_beyond_the_published_ones_is_not_reached() -> None:
+    dearer = {"quotes": {"INFY": make_quote(last="1010")}}
+    assert rejection(Mode.CONSERVATIVE, market=dearer, touch={0.01: 0.99, 0.02: 0.99}) is Reason.CONFIDENCE_BELOW_MODE
+
+
+def test_a_trade_still_entering_has_its_entry_cancelled_before_anything_is_sold() -> None:
+    trade = make_trade(entering=True)
+    decision = decided(make_market({"INFY": make_quote(last="950")}), make_user(open_trades=(trade,), enabled=False))
+    assert decision.entry_cancels == [trade]
+    assert (decision.exits, decision.outcomes) == ([], [])

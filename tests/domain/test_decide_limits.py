@@ -6,9 +6,11 @@ from decimal import Decimal
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from backend.domain.decide import MODE_RULES, MarketView, Mode, Signal, UserDecision, UserState, decide, rank
+from backend.domain.decide import UserDecision, UserState, decide
 from backend.domain.market import Product, Side
+from backend.domain.modes import MODE_RULES, Mode
 from backend.domain.orders import Intent
+from backend.domain.ranking import MarketView, Signal, rank
 from backend.domain.reasons import Reason
 from backend.domain.risk import QuoteView
 from tests.support.decision_views import LIMITS, make_market, make_quote, make_signal, make_trade, make_user

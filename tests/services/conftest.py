@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from backend.brokers.paper import PaperBroker, PaperMarket, deposit
 from backend.domain.calendar import IST, standard_calendar
-from backend.domain.decide import Mode
 from backend.domain.market import Product
+from backend.domain.modes import Mode
 from backend.domain.risk import RiskLimits
 from backend.models import (
     AutoTradeSettings,

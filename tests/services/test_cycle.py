@@ -6,12 +6,14 @@ from decimal import Decimal
 
 from sqlalchemy import func, select, text
 
-from backend.domain.decide import ExitReason, Mode, TradeStatus
+from backend.domain.decide import ExitReason, TradeStatus
+from backend.domain.modes import Mode
 from backend.domain.orders import OrderState
 from backend.models import AutoTrade, Cycle, CycleStatus, DailyUsage, Decision, Fill, Order, PaperEntry, PaperOrder
 from backend.services.auto_trading_service import run_cycle
 from backend.services.reconcile_service import reconcile
 from contracts.predictions import Action
+from tests.support.market_server import Stock
 
 
 async def trades_of(trading) -> list[AutoTrade]:
@@ -195,3 +197,43 @@ async def test_ticks_that_passed_unattended_are_on_record(trading, market, make_
     market.now = market.now.replace(hour=9, minute=17)
     assert (await run_cycle(trading, market.now)).missed == 2
     assert await run_cycle(trading, market.now) is None
+
+
+async def test_a_stop_crossed_while_the_entry_fills_cancels_it_and_sells_what_it_got(trading, market, make_user):
+    await make_user(symbols=("INFY",), mode=Mode.AGGRESSIVE)
+    market.stocks["INFY"].bar_volume = 100
+    await run_cycle(trading, market.now)
+    assert (await trades_of(trading))[0].status is TradeStatus.ENTERING
+    market.stocks["INFY"].last = Decimal(1400)
+    market.stocks["INFY"].bar_volume = 100_000
+    market.now += timedelta(minutes=1)
+    assert (await run_cycle(trading, market.now)).exits == 0
+    await reconcile(trading)
+    assert (await trades_of(trading))[0].status is TradeStatus.OPEN
+    market.now += timedelta(minutes=1)
+    assert (await run_cycle(trading, market.now)).exits == 1
+    (trade,) = await trades_of(trading)
+    assert (trade.status, trade.exit_reason) == (TradeStatus.CLOSED, ExitReason.STOP)
+    assert trade.exit_quantity == trade.entry_quantity == 10
+
+
+async def test_a_deactivated_user_enters_nothing_and_is_let_out(trading, market, make_user, sessions):
+    await make_user(symbols=("INFY", "TCS"))
+    market.stocks["TCS"].action = Action.HOLD
+    await run_cycle(trading, market.now)
+    async with sessions.begin() as session:
+        await session.execute(text("UPDATE users SET active = false"))
+    market.now += timedelta(minutes=1)
+    market.stocks["INFY"].last = Decimal(1390)
+    market.stocks["TCS"].action = Action.BUY
+    report = await run_cycle(trading, market.now)
+    assert (report.entries, report.exits) == (0, 1)
+
+
+async def test_more_symbols_than_one_request_holds_are_asked_for_in_parts(trading, market, make_user):
+    names = [f"S{i:03d}" for i in range(600)]
+    market.stocks |= {name: Stock(Decimal(1000), action=Action.HOLD) for name in names}
+    await trading.market_data.load_instruments()
+    await make_user(symbols=("INFY", *names))
+    report = await run_cycle(trading, market.now)
+    assert (report.symbols, report.entries, report.problems) == (601, 1, {})

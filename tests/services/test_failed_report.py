@@ -25,7 +25,7 @@ class Silent:
         await self._real.place(account_id, order)
         raise TimeoutError
 
-    async def books(self, account_ids, since):
+    async def books(self, account_ids, since, tags=None):
         return {account_id: BrokerUnavailableError("no answer") for account_id in account_ids}
 
     def __getattr__(self, name):

@@ -6,15 +6,18 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, select, text
 
-from backend.brokers.base import OrderRejectedError
+from backend.brokers.base import OrderRejectedError, OrderRequest
 from backend.domain.decide import TradeStatus
 from backend.domain.orders import OrderState
+from backend.domain.reasons import Reason
 from backend.domain.risk import Approved, OrderIntent
 from backend.models import AutoTrade, DailyUsage, Order, OrderEvent, PaperOrder
-from backend.services.auto_trading_service import run_cycle
+from backend.services.auto_trading_service import decide_all, rank_modes, run_cycle
 from backend.services.context import Trading
 from backend.services.cycle_service import FencedError, claim_shard, fence, hold, open_cycle
+from backend.services.gather_service import gather_market, gather_users
 from backend.services.reconcile_service import reconcile
+from backend.services.record_service import record
 
 
 class Crash(BaseException):
@@ -70,11 +73,15 @@ async def used(trading: Trading) -> int:
 async def test_a_crash_before_the_send_drops_the_order_and_refunds_the_quota(trading, market, make_user, monkeypatch):
     await make_user(symbols=("INFY",))
 
-    async def crash(_trading, _claim, recorded):
+    async def crash(_trading, _claim, recorded, _now):
         if recorded:
             raise Crash
 
+    async def never_reached(*_):
+        """A killed process tidies nothing up."""
+
     monkeypatch.setattr("backend.services.auto_trading_service.send", crash)
+    monkeypatch.setattr("backend.services.auto_trading_service.finish_shard", never_reached)
     with pytest.raises(Crash):
         await run_cycle(trading, market.now)
     assert await states(trading) == [OrderState.PENDING]
@@ -193,10 +200,10 @@ async def test_a_worker_fenced_between_record_and_send_sends_nothing(trading, ma
 
     real_send = service.send
 
-    async def paused_too_long(trading, claim, recorded):
+    async def paused_too_long(trading, claim, recorded, now):
         async with trading.sessions.begin() as session:
             await fence(session, claim.cycle_id, claim.shard)
-        await real_send(trading, claim, recorded)
+        await real_send(trading, claim, recorded, now)
 
     monkeypatch.setattr(service, "send", paused_too_long)
     await run_cycle(trading, market.now)
@@ -208,3 +215,101 @@ def test_only_the_gate_can_approve_an_order():
     order = OrderIntent.__new__(OrderIntent)
     with pytest.raises(TypeError):
         Approved(order, object())  # type: ignore[arg-type]
+
+
+async def test_an_order_thought_dead_that_traded_is_found_again(trading, market, make_user):
+    """The answer was lost, the book was read too early, and the order was given up; then it shows up filled."""
+    await make_user(symbols=("INFY",))
+
+    async def crash(*_):
+        raise Crash
+
+    with pytest.raises(Crash):
+        await run_cycle(with_fault(trading, crash), market.now)
+    await let_time_pass(trading, 11)
+    await reconcile(trading)
+    assert await states(trading) == [OrderState.EXPIRED]
+    async with trading.sessions() as session:
+        order = (await session.scalars(select(Order))).one()
+    request = OrderRequest(
+        order.symbol,
+        order.exchange,
+        order.side,
+        order.product,
+        order.order_type,
+        order.quantity,
+        order.limit_price,
+        order.client_order_id,
+    )
+    await trading.brokers["paper"].place(order.account_id, request)
+    await reconcile(trading)
+    assert await states(trading) == [OrderState.FILLED]
+    async with trading.sessions() as session:
+        trade = (await session.scalars(select(AutoTrade))).one()
+        assert (trade.status, trade.entry_quantity, trade.closed_at) == (TradeStatus.OPEN, 24, None)
+
+
+async def test_one_order_that_cannot_be_does_not_stop_the_settling_of_others(trading, market, make_user):
+    await make_user("asha", symbols=("INFY",))
+    await make_user("ravi", symbols=("INFY",))
+
+    async def answers_too_late(real, account_id, order):
+        await real.place(account_id, order)
+        raise TimeoutError
+
+    class Overfills(Faulty):
+        """Its book shows one account's order with more shares than were ordered."""
+
+        victim = None
+
+        async def books(self, account_ids, since, tags=None):
+            books = dict(await self._real.books(account_ids, since, tags))
+            self.victim = self.victim or min(books)
+            books[self.victim] = [
+                replace(o, trades=tuple(replace(t, quantity=t.quantity + 1) for t in o.trades))
+                for o in books.get(self.victim, ())
+            ]
+            return books
+
+    faulty = replace(trading, brokers={"paper": Overfills(trading.brokers["paper"], answers_too_late)})
+    await run_cycle(faulty, market.now)
+    report = await reconcile(faulty)
+    assert len(report.unsettled) == 1
+    assert sorted(await states(trading)) == [OrderState.FILLED, OrderState.SUBMITTED]
+
+
+async def test_a_second_cycle_that_decided_meanwhile_records_no_second_exit_and_no_second_entry(
+    trading, market, make_user
+):
+    await make_user(symbols=("INFY", "TCS"))
+    first = await open_cycle(trading, market.now)
+    market_inputs = await gather_market(trading, market.now)
+    rankings = rank_modes(market_inputs.view, trading.rules.limits)
+
+    async def decided(cycle):
+        claims = [await claim_shard(trading, cycle.id) for _ in range(2)]
+        return [
+            (
+                c,
+                decide_all(
+                    market_inputs.view,
+                    rankings,
+                    await gather_users(trading, c.shard, c.shards, market_inputs.view),
+                    trading.rules.limits,
+                ),
+            )
+            for c in claims
+            if c
+        ]
+
+    one = await decided(first)
+    async with trading.sessions.begin() as session:
+        await session.execute(text("UPDATE cycle_shards SET claimed_until = clock_timestamp() - interval '1 s'"))
+    later = market.now.replace(minute=1)
+    two = await decided(await open_cycle(trading, later))
+    recorded = []
+    for cycle_at, work in ((market.now, one), (later, two)):
+        for claim, decisions in work:
+            recorded += await record(trading, claim, cycle_at, cycle_at, market_inputs.view.today, decisions)
+    assert len(recorded) == 2
+    assert [o.reason for _, ds in two for d in ds for o in d.outcomes] == [Reason.ALREADY_HELD] * 2

@@ -8,9 +8,11 @@ from typing import Any
 
 from backend.domain.calendar import IST
 from backend.domain.charges import round_trip_fraction
-from backend.domain.decide import MarketView, Mode, OpenTrade, Signal, SignalAction, UserState
+from backend.domain.decide import OpenTrade, UserState
 from backend.domain.market import Exchange, OrderType, Product, Side, fixed_band
+from backend.domain.modes import Mode
 from backend.domain.orders import Intent
+from backend.domain.ranking import MarketView, Signal, SignalAction
 from backend.domain.risk import OrderIntent, QuoteView, RiskLimits
 
 NOW = datetime(2024, 3, 18, 10, 0, tzinfo=IST)
@@ -55,7 +57,7 @@ def make_signal(symbol: str = "INFY", reference_close: Decimal | str | int = 100
         strategy="momentum",
         model_version="v1",
         horizon_sessions=10,
-        touch={0.01: 0.9, 0.015: 0.9, 0.02: 0.9},
+        touch=dict.fromkeys((0.01, 0.015, 0.02, 0.025, 0.03, 0.035), 0.9),
         expected_return_net=0.05,
         expected_return_net_lower=0.02,
         reference_close=price,

@@ -27,6 +27,7 @@ from contracts.market import (
 from contracts.predictions import Action, Prediction, PredictionsReply, PredictionsRequest, TouchProbability
 
 TICK = Decimal("0.05")
+LEVELS = (0.01, 0.015, 0.02, 0.025, 0.03, 0.035)
 
 
 @dataclass
@@ -93,7 +94,7 @@ def prediction_of(symbol: str, stock: Stock, horizon: int, market: Market) -> Pr
         expected_return_gross=stock.expected + 0.0025,
         expected_return_net=stock.expected,
         expected_return_net_lower=stock.expected / 2,
-        touch=[TouchProbability(net_return=level, probability=stock.touch) for level in (0.01, 0.015, 0.02)],
+        touch=[TouchProbability(net_return=level, probability=stock.touch) for level in LEVELS],
         reference_close=reference,
         target=(reference * (1 + market.target_fraction)).quantize(TICK),
         stop=(reference * (1 - market.stop_fraction)).quantize(TICK),

@@ -7,8 +7,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from backend.api.schemas.accounts import AccountRef, PlanView, QuotaView
 from backend.api.schemas.common import Body, Id, MarketReply, Moment, Money, PageQuery, Reply, Symbol
-from backend.domain.decide import MODE_RULES, ExitReason, Mode, TradeStatus
+from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import Product, Side
+from backend.domain.modes import MODE_RULES, Mode
 from backend.domain.reasons import NEXT_STEP
 from backend.models import AutoTradeSettings
 from backend.services.status_service import AutoTradingStatus, LastCycle

@@ -5,7 +5,7 @@ from typing import Literal
 
 from backend.api.schemas.auto_trading import ModeRulesView
 from backend.api.schemas.common import MarketReply, Moment, Money, Reply
-from backend.domain.decide import Mode
+from backend.domain.modes import Mode
 from backend.domain.orders import Intent
 from backend.domain.reasons import NEXT_STEP
 from backend.services.analytics import TRADES_FOR_EVIDENCE_MIN, DayFigures, Figures
