@@ -4,7 +4,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 import structlog
-from sqlalchemy import Delete, Update, delete, func, select, tuple_, update
+from sqlalchemy import Delete, Update, delete, func, null, select, tuple_, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.domain.calendar import IST
@@ -58,7 +58,7 @@ def _old_rows(day: date, kept: timedelta) -> tuple[Delete | Update, ...]:
     return (
         delete(Decision).where(tuple_(Decision.cycle_id, Decision.user_id).in_(decisions.limit(PURGE_ROWS_MAX))),
         delete(CycleShard).where(tuple_(CycleShard.cycle_id, CycleShard.shard).in_(shards.limit(PURGE_ROWS_MAX))),
-        update(Cycle).where(Cycle.id.in_(inputs.limit(PURGE_ROWS_MAX))).values(inputs=None),
+        update(Cycle).where(Cycle.id.in_(inputs.limit(PURGE_ROWS_MAX))).values(inputs=null()),
         delete(OutboxMessage).where(OutboxMessage.id.in_(messages.limit(PURGE_ROWS_MAX))),
     )
 
