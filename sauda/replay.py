@@ -177,7 +177,6 @@ async def _run(
         if not sessions:
             raise ReplayError(f"no session lies between {days[0]} and {days[1]}")
         await create_users(wired.sessions, list(Mode), symbols, Decimal(capital), sessions[0])
-        wired.trading.calendar.know(await wired.trading.market_data.load_instruments())
         tally = Tally()
         columns = (
             TextColumn("Replaying {task.description}"),
@@ -189,6 +188,9 @@ async def _run(
             task = bar.add_task("", total=sum(len(ticks_of(session)) for session in sessions))
             for session in sessions:
                 bar.update(task, description=f"{session.day}")
+                # Ticks follow the price and the rules of the day that is replayed.
+                opens = session.continuous_open(StockClass.NON_CAS)
+                wired.trading.calendar.know(await wired.trading.market_data.load_instruments(opens))
                 for tick in ticks_of(session):
                     present[0] = tick
                     await _tick(wired, tick, tally, console if verbose else None)

@@ -156,7 +156,7 @@ def _decide_exit(market: MarketView, trade: OpenTrade, decision: UserDecision, l
         decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, problem, trade.held, None, reason))
         return
     price = round_to_tick(quote.last * (1 - limits.exit_protection_fraction), quote.tick, Side.SELL)
-    price = max(price, quote.lower_band)
+    price = max(price, round_to_tick(quote.lower_band, quote.tick, Side.SELL))
     # What one order may not carry is left on a later cycle: an exit is delayed by such a limit, never barred by it.
     quantity = _whole_lots(trade.held, quote)
     order = OrderIntent(

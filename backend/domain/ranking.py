@@ -136,7 +136,7 @@ def _candidate(market: MarketView, symbol: str, mode: Mode, limits: RiskLimits) 
     if not _return_at(signal.expected_return_net_lower, moved) > 0:
         return Reason.LOWER_BOUND_NOT_POSITIVE
     limit = round_to_tick(quote.last * (1 + limits.entry_protection_fraction), quote.tick, Side.BUY)
-    price = min(limit, quote.upper_band)
+    price = min(limit, round_to_tick(quote.upper_band, quote.tick, Side.BUY))
     pays = {product: _shares_that_pay(market, price, product, expected, rules) for product in Product}
     return Candidate(signal, quote, price, confidence, rules.confidence_kind, expected, pays)
 

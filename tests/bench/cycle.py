@@ -156,9 +156,9 @@ def _market(trading: Trading, now: datetime) -> MarketView:
             strategy="bench",
             model_version="bench",
             horizon_sessions=10,
-            touch=dict.fromkeys((0.01, 0.015, 0.02, 0.025, 0.03, 0.035), 0.5 + (i * 7 % 50) / 100),
-            expected_return_net=(i * 11 % 50) / 1000,
-            expected_return_net_lower=(i * 11 % 50) / 2000,
+            touch=dict.fromkeys((0.01, 0.015, 0.02, 0.025, 0.03, 0.035), 0.4 + (i * 7 % 50) / 100),
+            expected_return_net=(i * 11 % 50) / 2000,
+            expected_return_net_lower=(i * 11 % 50) / 4000,
             reference_close=last,
             target=last * Decimal("1.03"),
             stop=last * Decimal("0.94"),
@@ -180,7 +180,10 @@ async def _populate(engine: AsyncEngine) -> None:
            SELECT id, true, (ARRAY['conservative', 'moderate', 'aggressive'])[1 + id % 3], 'cnc',
                   CAST(:symbols AS varchar[]) FROM users""",
         """INSERT INTO paper_entries (account_id, asset, kind, amount, balance_after, at)
-           SELECT id, 'INR', 'deposit', 20000 + id % 400000, 20000 + id % 400000, now() FROM broker_accounts""",
+           SELECT id, 'INR', 'deposit', 20000 + id * 37 % 400000, 20000 + id * 37 % 400000, now()
+             FROM broker_accounts""",
+        """INSERT INTO paper_balances (account_id, asset, balance)
+           SELECT account_id, asset, balance_after FROM paper_entries""",
     )
     async with engine.begin() as connection:
         for statement in statements:
