@@ -9,7 +9,6 @@ from sqlalchemy import select
 
 from backend.brokers.base import AccountSnapshot, OrderRejectedError
 from backend.brokers.paper import deposit
-from backend.brokers.paper_ledger import cost_of_buying
 from backend.domain.charges import charges_for, dp_charge
 from backend.domain.market import Exchange, OrderType, Product, Side
 from backend.domain.reconcile import BookStatus
@@ -61,10 +60,12 @@ async def test_a_resting_buy_fills_where_the_market_trades_through_it(desk, open
 
 
 async def test_the_minute_an_order_came_in_is_not_its_to_trade(desk):
+    early = await desk.buy(10, 1495)
     desk.market.now += timedelta(seconds=30)
-    order = await desk.buy(10, 1495)
+    late = await desk.buy(10, 1495)
     desk.bar(1490, 1500, 1480)
-    assert (await desk.book())[order].status is BookStatus.OPEN
+    book = await desk.book()
+    assert [book[order].status for order in (early, late)] == [BookStatus.COMPLETE, BookStatus.OPEN]
 
 
 async def test_a_resting_sell_mirrors_the_buy(desk):
@@ -98,6 +99,7 @@ async def test_parts_are_bounded_by_the_volume_and_charged_as_one_order(desk):
     desk.market.stocks["INFY"].bar_volume = 1000
     order = await desk.buy(300, "1504.50", product=Product.MIS)  # a tenth at once, at 1500.40
     desk.bar(1500, 1501, 1499, volume=1509)
+    assert (await desk.book())[order].status is BookStatus.OPEN
     desk.bar(1502, 1503, 1501, volume=5000)
     bought = (await desk.book())[order]
     assert [(t.quantity, t.price) for t in bought.trades] == [(100, D("1500.40")), (150, D(1500)), (50, D(1502))]
@@ -158,8 +160,8 @@ async def test_what_a_part_fill_leaves_stays_reserved(desk):
     order = await desk.buy(25, "1500.20", product=Product.MIS)
     paid = (await desk.book())[order].trades[0].charges
     assert (cash := (await desk.funds()).cash) == CASH - 10 * D("1500.20") - paid
-    rest = cost_of_buying(Product.MIS, Exchange.NSE, desk.start.date(), 15 * D("1500.20"), 10 * D("1500.20"), paid)
-    assert (await desk.funds()).cash_free == cash - rest
+    unpaid = charges(desk, Side.BUY, 25, D("1500.20"), Product.MIS) - paid
+    assert (await desk.funds()).cash_free == cash - 15 * D("1500.20") - unpaid
 
 
 async def test_shares_on_offer_cannot_be_offered_twice(desk):
