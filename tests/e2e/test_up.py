@@ -150,6 +150,25 @@ def test_a_newcomer_sees_trades_and_nothing_is_lost_by_kills(home: Path) -> None
         running.kill()
 
 
+def test_a_second_interrupt_ends_at_once_and_leaves_nothing(home: Path) -> None:
+    running = Running(home / "data", free_ports(), "--seed", "7")
+    try:
+        running.until(lambda: "data_service" in running.children(), 60)
+        stuck = running.children()["data_service"]
+        stuck.suspend()  # it cannot stop by itself: an orderly stop would wait for it
+        postmaster = psutil.Process(int((home / "data" / "postgres" / "postmaster.pid").read_text().split()[0]))
+        running.process.send_signal(signal.SIGINT)
+        running.until(lambda: "Stopping ..." in running.console(), 10)
+        asked = time.monotonic()
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(30) == 130
+        assert time.monotonic() - asked < 2
+        _, alive = psutil.wait_procs([stuck, postmaster], timeout=10)
+        assert not alive
+    finally:
+        running.kill()
+
+
 def failed(*options: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "sauda", "up", *options], capture_output=True, text=True, timeout=60, check=False
