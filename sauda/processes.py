@@ -108,14 +108,13 @@ class ServiceFailedError(Exception):
 
 
 def stop_all(services: list[Service], timeout_s: float) -> None:
-    """Ask every child to stop, in reverse order, and end what has not stopped in time."""
-    for service in reversed(services):
-        if service.alive() and service.process is not None:
-            service.process.send_signal(signal.SIGTERM)
+    """Stop every child, the last started first and before what it depends on; end what has not stopped in time."""
     deadline = time.monotonic() + timeout_s
     for service in reversed(services):
         if service.process is None:
             continue
+        if service.alive():
+            service.process.send_signal(signal.SIGTERM)
         try:
             service.process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
