@@ -8,18 +8,20 @@ from rich.progress import BarColumn, Progress, TextColumn
 from contracts.common import Environment
 from contracts.predictions import HORIZON_SESSIONS_DEFAULT
 from sauda.embedded import DataFolderError
+from sauda.processes import ServiceFailedError
 
 
 def ensure_model(data_dir: Path, data_service_url: str, console: Console) -> None:
     """Train and register a model unless the current one is whole and of this code's features and logic.
 
     Raises:
-        TrainingError, DataServiceError: there is not enough data, or data_service did not answer.
+        ServiceFailedError: there is not enough data, or data_service did not answer.
         DataFolderError: which model is current cannot be read.
     """
     # Imported here: polars and scikit-learn take seconds, and only a first start needs them.
+    from ml_service.client import DataServiceError  # noqa: PLC0415
     from ml_service.registry import ArtefactError, Registry  # noqa: PLC0415
-    from ml_service.train import train_and_register  # noqa: PLC0415
+    from ml_service.train import TrainingError, train_and_register  # noqa: PLC0415
 
     registry = Registry(data_dir)
     try:
@@ -39,7 +41,10 @@ def ensure_model(data_dir: Path, data_service_url: str, console: Console) -> Non
         def progress(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total, description=what)
 
-        artefact = train_and_register(data_service_url=data_service_url, data_dir=data_dir, progress=progress)
+        try:
+            artefact = train_and_register(data_service_url=data_service_url, data_dir=data_dir, progress=progress)
+        except (TrainingError, DataServiceError) as error:
+            raise ServiceFailedError(f"the first model could not be trained: {error}") from error
     modes = ", ".join(artefact.certified_modes) or "no mode"
     console.print(
         f"Trained model {artefact.version} on sessions through {artefact.trained_through}; certified for {modes}."
