@@ -72,12 +72,11 @@ class Broker(Protocol):
         ...
 
     async def books(
-        self, account_ids: Sequence[int], since: datetime, tags: Sequence[str] | None = None
+        self, account_ids: Sequence[int], since: datetime, tags: Sequence[str]
     ) -> Mapping[int, Sequence[BookOrder] | BrokerError]:
         """The orders placed since `since`, per account; an error where an account's report failed.
 
-        `tags` are the client order ids that are asked for (None: all). A broker that reports whole days only returns
-        more than those.
+        `tags` are the client order ids that are asked for. A broker that reports whole days only returns more.
         """
         ...
 

@@ -59,6 +59,7 @@ log = structlog.get_logger()
 
 PLACE_TIMEOUT_S = 2.0
 SYMBOLS_PER_READ_MAX = 100
+ADVANCES_AT_ONCE_MAX = 4
 MARKET_ERRORS = (SaudaError, TimeoutError)
 
 _BOOK_STATUS = {
@@ -202,8 +203,13 @@ class PaperBroker:
             return
         bars = await self._bars(resting, now)
         due = {order.account_id for order in resting if order.symbol in bars and self._is_due(order, bars, now)}
-        for account_id in sorted(due):
-            await self._advance_account(account_id, bars, now)
+        at_once = asyncio.Semaphore(ADVANCES_AT_ONCE_MAX)
+
+        async def advance(account_id: int) -> None:
+            async with at_once:
+                await self._advance_account(account_id, bars, now)
+
+        await asyncio.gather(*(advance(account_id) for account_id in sorted(due)))
 
     async def _bars(self, resting: Sequence[PaperOrder], now: datetime) -> Mapping[str, Sequence[BarView]]:
         """The finished bars of each resting order's symbol; a symbol is absent where its market cannot be read."""
