@@ -54,7 +54,7 @@ async def call(
         async with asyncio.timeout(timeout_s):
             response = await http.request(method, url, content=content, headers=headers)
     except (TimeoutError, httpx.HTTPError) as error:
-        raise UpstreamError(f"{url} did not answer: {error or type(error).__name__}") from error
+        raise UpstreamError(f"{url} did not answer: {str(error) or type(error).__name__}") from error
     if response.is_success:
         try:
             return reply.model_validate_json(response.content)
@@ -101,20 +101,19 @@ class MarketDataClient:
         if not self.instruments:
             await self.load_instruments(as_of)
         url = f"{self._url}/v1/quotes"
-        async with asyncio.timeout(self._timeout_s * 2):
-            replies = await asyncio.gather(
-                *(
-                    call(
-                        self._http,
-                        "POST",
-                        url,
-                        QuotesReply,
-                        body=QuotesRequest(symbols=part, as_of=as_of),
-                        timeout_s=self._timeout_s,
-                    )
-                    for part in in_parts(symbols)
+        replies = await asyncio.gather(
+            *(
+                call(
+                    self._http,
+                    "POST",
+                    url,
+                    QuotesReply,
+                    body=QuotesRequest(symbols=part, as_of=as_of),
+                    timeout_s=self._timeout_s,
                 )
+                for part in in_parts(symbols)
             )
+        )
         reply = QuotesReply(
             environment=replies[0].environment,
             as_of=replies[0].as_of,

@@ -4,8 +4,6 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
-
 from contracts.common import Environment
 from data_service.config import Settings as DataSettings
 from data_service.main import create_app as create_data_service
@@ -23,8 +21,11 @@ def test_the_pause_doubles_from_a_minute_to_half_an_hour() -> None:
     assert pause_s(0) == LOOK_EVERY_S
 
 
-def trainings() -> list[int]:
-    return [child.pid for child in psutil.Process().children() if "train" in child.cmdline()]
+def pid_of(retrainer: Retrainer) -> int:
+    """The training under way; asked of the Retrainer, as a process that has just ended no longer tells what it was."""
+    training = retrainer._training
+    assert training is not None
+    return training.pid
 
 
 def failed(retrainer: Retrainer, log: Path) -> str:
@@ -32,8 +33,7 @@ def failed(retrainer: Retrainer, log: Path) -> str:
     started = retrainer.watch()
     assert started is not None
     assert started.startswith("Retraining: ")
-    (pid,) = trainings()
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    os.waitid(os.P_PID, pid_of(retrainer), os.WEXITED | os.WNOWAIT)
     news = retrainer.watch()
     assert news is not None
     assert str(log) in news
@@ -55,10 +55,10 @@ def test_a_failed_training_is_tried_again_later_each_time(tmp_path: Path) -> Non
                 assert f"tried again in {minutes} min" in failed(retrainer, log)
                 seconds[0] += minutes * 60 - 1
                 assert retrainer.watch() is None
-                assert trainings() == []
+                assert retrainer._training is None
                 seconds[0] += 1
             assert retrainer.watch() is not None
             retrainer.kill()
-            assert os.waitid(os.P_PID, trainings()[0], os.WEXITED | os.WNOWAIT) is not None
+            assert os.waitid(os.P_PID, pid_of(retrainer), os.WEXITED | os.WNOWAIT) is not None
             retrainer.stop()
     assert "no bars" in log.read_text()
