@@ -1,6 +1,5 @@
 """The life of an order: one (state, event) → state table, the only source of an order's status."""
 
-import base64
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
@@ -118,11 +117,11 @@ def state_table_markdown() -> str:
 def client_order_id(cycle_at: datetime, user_id: int, strategy: str, symbol: str, intent: Intent) -> str:
     """The order's name at the broker: 20 upper-case letters and digits, the same for the same decision.
 
-    20 alphanumerics is the longest tag every supported broker echoes in its book; 100 bits of BLAKE2b make a clash
+    20 alphanumerics is the longest tag every supported broker echoes in its book; 80 bits of BLAKE2b make a clash
     between two decisions practically impossible, and the database's unique key makes it harmless.
     """
     decision = f"{int(cycle_at.timestamp())}|{user_id}|{strategy}|{symbol}|{intent}"
-    return base64.b32encode(hashlib.blake2b(decision.encode(), digest_size=13).digest()).decode("ascii")[:20]
+    return hashlib.blake2b(decision.encode(), digest_size=10).hexdigest().upper()
 
 
 @dataclass(frozen=True, slots=True)
