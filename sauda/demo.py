@@ -12,21 +12,12 @@ from pathlib import Path
 import httpx
 from argon2 import PasswordHasher
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.brokers.paper import PaperBroker, deposit
 from backend.db import create_engine, create_sessions
-from backend.domain.market import Product
 from backend.domain.modes import Mode
-from backend.models import (
-    AutoTradeSettings,
-    BrokerAccount,
-    BrokerAccountStatus,
-    Subscription,
-    SubscriptionStatus,
-    User,
-)
+from backend.models import User
 from contracts.market import ClockReply, InstrumentsReply
+from sauda.paper_user import create_paper_user
 
 FILE = "demo-users.json"
 DEPOSIT_RUPEES = Decimal(500_000)
@@ -63,36 +54,20 @@ async def _ensure(database_url: str, symbols: list[str], now: datetime, data_dir
             if await session.scalar(select(func.count()).where(User.email.in_(emails))):
                 return []
             for user in users:
-                await _create(session, user, symbols, now)
+                password_hash = PasswordHasher().hash(user.password)
+                await create_paper_user(
+                    session,
+                    User(email=user.email, password_hash=password_hash, name=f"Demo {user.plan}"),
+                    plan=user.plan,
+                    mode=MODES[user.plan],
+                    symbols=symbols,
+                    rupees=DEPOSIT_RUPEES,
+                    at=now,
+                )
             _write(data_dir / FILE, users)
     finally:
         await engine.dispose()
     return users
-
-
-async def _create(session: AsyncSession, demo: DemoUser, symbols: list[str], now: datetime) -> None:
-    mode = MODES[demo.plan]
-    user = User(email=demo.email, password_hash=PasswordHasher().hash(demo.password), name=f"Demo {demo.plan}")
-    session.add(user)
-    await session.flush()
-    account = BrokerAccount(
-        user_id=user.id,
-        broker=PaperBroker.name,
-        label="Paper account",
-        status=BrokerAccountStatus.READY,
-        is_primary=True,
-    )
-    session.add(account)
-    await session.flush()
-    await deposit(session, account.id, DEPOSIT_RUPEES, now)
-    if mode is None:
-        return
-    session.add(Subscription(user_id=user.id, plan_code=demo.plan, status=SubscriptionStatus.ACTIVE, activated_at=now))
-    session.add(
-        AutoTradeSettings(
-            user_id=user.id, enabled=True, mode=mode, product=Product.CNC, symbols=symbols, enabled_at=now
-        )
-    )
 
 
 def _write(path: Path, users: list[DemoUser]) -> None:

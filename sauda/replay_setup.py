@@ -7,22 +7,14 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.brokers.paper import PaperBroker, deposit
 from backend.db import Sessions
 from backend.domain.calendar import IST, Session
-from backend.domain.market import Product, StockClass
+from backend.domain.market import StockClass
 from backend.domain.modes import Mode
-from backend.models import (
-    AutoTradeSettings,
-    BrokerAccount,
-    BrokerAccountStatus,
-    Subscription,
-    SubscriptionStatus,
-    User,
-)
+from backend.models import User
 from contracts.market import BarsReply, BarsRequest, Interval
+from sauda.paper_user import create_paper_user
 
 UNUSABLE_PASSWORD = "!"  # noqa: S105 - no hash matches it: nobody logs in to a replay
 PLAN = "enterprise"
@@ -93,24 +85,5 @@ async def create_users(
     opens = first.continuous_open(StockClass.NON_CAS)
     async with sessions.begin() as session:
         for mode in modes:
-            await _create_user(session, mode, symbols, capital, opens)
-
-
-async def _create_user(session: AsyncSession, mode: Mode, symbols: list[str], capital: Decimal, at: datetime) -> None:
-    user = User(email=f"{mode}@replay.sauda.example", password_hash=UNUSABLE_PASSWORD, name=f"Replay {mode}")
-    session.add(user)
-    await session.flush()
-    account = BrokerAccount(
-        user_id=user.id,
-        broker=PaperBroker.name,
-        label="Replay",
-        status=BrokerAccountStatus.READY,
-        is_primary=True,
-    )
-    session.add(account)
-    session.add(Subscription(user_id=user.id, plan_code=PLAN, status=SubscriptionStatus.ACTIVE, activated_at=at))
-    session.add(
-        AutoTradeSettings(user_id=user.id, enabled=True, mode=mode, product=Product.CNC, symbols=symbols, enabled_at=at)
-    )
-    await session.flush()
-    await deposit(session, account.id, capital, at)
+            user = User(email=f"{mode}@replay.sauda.example", password_hash=UNUSABLE_PASSWORD, name=f"Replay {mode}")
+            await create_paper_user(session, user, plan=PLAN, mode=mode, symbols=symbols, rupees=capital, at=opens)

@@ -1,0 +1,52 @@
+"""A user who paper-trades, ready to go: account, play money, plan and settings, for the demo and for replays."""
+
+from datetime import datetime
+from decimal import Decimal
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from backend.brokers.paper import PaperBroker, deposit
+from backend.domain.market import Product
+from backend.domain.modes import Mode
+from backend.models import (
+    AutoTradeSettings,
+    BrokerAccount,
+    BrokerAccountStatus,
+    Subscription,
+    SubscriptionStatus,
+    User,
+)
+
+
+async def create_paper_user(
+    session: AsyncSession,
+    user: User,
+    *,
+    plan: str,
+    mode: Mode | None,
+    symbols: list[str],
+    rupees: Decimal,
+    at: datetime,
+) -> None:
+    """Add `user` with a primary paper account of `rupees`; with a mode, also the active plan and enabled auto-trading.
+
+    Joins the caller's transaction.
+    """
+    session.add(user)
+    await session.flush()
+    account = BrokerAccount(
+        user_id=user.id,
+        broker=PaperBroker.name,
+        label="Paper account",
+        status=BrokerAccountStatus.READY,
+        is_primary=True,
+    )
+    session.add(account)
+    await session.flush()
+    await deposit(session, account.id, rupees, at)
+    if mode is None:
+        return
+    session.add(Subscription(user_id=user.id, plan_code=plan, status=SubscriptionStatus.ACTIVE, activated_at=at))
+    session.add(
+        AutoTradeSettings(user_id=user.id, enabled=True, mode=mode, product=Product.CNC, symbols=symbols, enabled_at=at)
+    )
