@@ -17,7 +17,7 @@ def run_on(connection: Connection) -> None:
 
 
 async def connect_and_run() -> None:
-    engine = create_engine(Settings().database_url, pool_size=1)
+    engine = create_engine(Settings().database_url, pool_size=1, owner=True)
     async with engine.begin() as connection:
         await connection.run_sync(run_on)
     await engine.dispose()

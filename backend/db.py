@@ -15,8 +15,15 @@ def _dumps(value: Any) -> str:
     return orjson.dumps(value, default=str).decode()
 
 
-def create_engine(database_url: str, *, pool_size: int = 10) -> AsyncEngine:
-    """An engine for a `postgresql://` URL (a Unix socket as `?host=DIR`). Connections are checked before use."""
+APPLICATION_ROLE = "sauda_app"
+"""The role every query runs under: it owns no table, and may only add to the books (migration 0002)."""
+
+
+def create_engine(database_url: str, *, pool_size: int = 10, owner: bool = False) -> AsyncEngine:
+    """An engine for a `postgresql://` URL (a Unix socket as `?host=DIR`). Connections are checked before use.
+
+    `owner` works as the URL's own user, for migrations and whoever creates databases.
+    """
     url = database_url.replace("postgresql://", "postgresql+asyncpg://", 1).replace("postgres:@", "postgres@")
     return create_async_engine(
         url,
@@ -26,7 +33,11 @@ def create_engine(database_url: str, *, pool_size: int = 10) -> AsyncEngine:
         pool_timeout=5,
         json_serializer=_dumps,
         json_deserializer=orjson.loads,
-        connect_args={"timeout": 5, "command_timeout": 30},
+        connect_args={
+            "timeout": 5,
+            "command_timeout": 30,
+            "server_settings": {} if owner else {"role": APPLICATION_ROLE},
+        },
     )
 
 

@@ -72,7 +72,7 @@ def _migrations() -> list[str]:
 
 
 async def _differences(url: str) -> list[str]:
-    engine = create_engine(url, pool_size=1)
+    engine = create_engine(url, pool_size=1, owner=True)
 
     def compare(connection: Connection) -> list[str]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

@@ -106,7 +106,7 @@ class EmbeddedPostgres:
 
 
 async def _create_database(admin_url: str, name: str, *, fresh: bool) -> None:
-    engine = create_engine(admin_url, pool_size=1)
+    engine = create_engine(admin_url, pool_size=1, owner=True)
     async with engine.connect() as connection:
         autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
         if fresh:
@@ -124,7 +124,7 @@ def create_database(postgres: EmbeddedPostgres, name: str, *, fresh: bool = Fals
 
 
 async def _migrate(url: str) -> None:
-    engine = create_engine(url, pool_size=1)
+    engine = create_engine(url, pool_size=1, owner=True)
 
     def upgrade(connection: Connection) -> None:
         config = alembic_config()

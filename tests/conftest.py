@@ -43,7 +43,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 async def database_url(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     """A database of the test's own, at the newest schema, with the plan catalogue."""
     name = f"test_{next(_numbers)}"
-    admin = create_engine(postgres.url("postgres"), pool_size=1)
+    admin = create_engine(postgres.url("postgres"), pool_size=1, owner=True)
     async with admin.connect() as connection:
         autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
         await autocommit.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"'))
@@ -57,6 +57,14 @@ async def database_url(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     engine = create_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def owner(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """The database's owner, who may change tables: the application's role may not."""
+    engine = create_engine(database_url, pool_size=1, owner=True)
     yield engine
     await engine.dispose()
 

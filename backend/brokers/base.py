@@ -72,11 +72,12 @@ class Broker(Protocol):
         ...
 
     async def books(
-        self, account_ids: Sequence[int], since: datetime, tags: Sequence[str]
+        self, account_ids: Sequence[int], since: datetime, tags: Sequence[str] | None = None
     ) -> Mapping[int, Sequence[BookOrder] | BrokerError]:
         """The orders placed since `since`, per account; an error where an account's report failed.
 
-        `tags` are the client order ids that are asked for. A broker that reports whole days only returns more.
+        `tags` are the client order ids that are asked for; None asks for the whole book, orders made by hand included.
+        A broker that reports whole days only returns more.
         """
         ...
 

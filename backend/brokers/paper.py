@@ -159,15 +159,12 @@ class PaperBroker:
         wanted = [PaperOrder.account_id == any_id(account_ids), PaperOrder.placed_at >= since]
         if tags is not None:
             wanted.append(PaperOrder.tag == any_tag(tags))
-        columns = PaperOrder.id, PaperOrder.account_id, PaperOrder.tag, PaperOrder.status, PaperOrder.message
         async with self._sessions() as session:
-            orders = (await session.execute(select(*columns).where(*wanted).order_by(PaperOrder.id))).all()
+            orders = (await session.scalars(select(PaperOrder).where(*wanted).order_by(PaperOrder.id))).all()
             trades = await _trades_of(session, [order.id for order in orders])
         books: dict[int, list[BookOrder]] = {account_id: [] for account_id in account_ids}
         for order in orders:
-            status = _BOOK_STATUS[order.status]
-            executions = tuple(trades.get(order.id, ()))
-            books[order.account_id].append(BookOrder(str(order.id), order.tag, status, order.message, executions))
+            books[order.account_id].append(_shown(order, trades.get(order.id, ())))
         return books
 
     async def snapshots(self, account_ids: Sequence[int]) -> Mapping[int, AccountSnapshot | BrokerError]:
@@ -365,6 +362,23 @@ def _arriving(account_id: int, order: OrderRequest, now: datetime) -> PaperOrder
         message="",
         placed_at=now,
         matched_through=now,
+    )
+
+
+def _shown(order: PaperOrder, trades: Sequence[BookTrade]) -> BookOrder:
+    return BookOrder(
+        broker_order_id=str(order.id),
+        tag=order.tag,
+        symbol=order.symbol,
+        exchange=order.exchange,
+        side=order.side,
+        product=order.product,
+        quantity=order.quantity,
+        limit_price=order.limit_price,
+        placed_at=order.placed_at,
+        status=_BOOK_STATUS[order.status],
+        message=order.message,
+        trades=tuple(trades),
     )
 
 

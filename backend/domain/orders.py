@@ -26,10 +26,13 @@ class OrderState(StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     UNKNOWN = "unknown"
+    DENIED = "denied"
 
 
 class OrderEventKind(StrEnum):
-    """What can happen to an order. LOST: the outcome of a send stayed unknown. ABANDONED: proven never sent."""
+    """What can happen to an order. LOST: the outcome of a send stayed unknown. ABANDONED: proven never sent.
+    DENIED: the gate before the socket refused it.
+    """
 
     SUBMITTED = "submitted"
     ACCEPTED = "accepted"
@@ -41,6 +44,7 @@ class OrderEventKind(StrEnum):
     EXPIRED = "expired"
     LOST = "lost"
     ABANDONED = "abandoned"
+    DENIED = "denied"
 
 
 S, E = OrderState, OrderEventKind
@@ -59,6 +63,7 @@ _AT_BROKER = {
 
 TRANSITIONS: dict[tuple[OrderState, OrderEventKind], OrderState] = {
     (S.PENDING, E.SUBMITTED): S.SUBMITTED,
+    (S.PENDING, E.DENIED): S.DENIED,
     # A recorded order whose tick has passed unsent is dropped: nothing had left the process.
     (S.PENDING, E.ABANDONED): S.EXPIRED,
     **{(S.SUBMITTED, event): state for event, state in _AT_BROKER.items()},

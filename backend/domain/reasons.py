@@ -35,6 +35,11 @@ class Reason(StrEnum):
     EDGE_BELOW_CHARGES = "edge_below_charges"
     NO_INTRADAY_MODEL = "no_intraday_model"
     TOO_LATE_FOR_INTRADAY = "too_late_for_intraday"
+    # protections
+    COOLDOWN = "cooldown"
+    STOPLOSS_GUARD = "stoploss_guard"
+    MAX_DRAWDOWN = "max_drawdown"
+    LOW_PROFIT_SYMBOL = "low_profit_symbol"
     # the gate
     OUTSIDE_PRICE_BAND = "outside_price_band"
     OUTSIDE_COLLAR = "outside_collar"
@@ -44,6 +49,18 @@ class Reason(StrEnum):
     ORDER_VALUE_LIMIT = "order_value_limit"
     SELL_EXCEEDS_HOLDING = "sell_exceeds_holding"
     INSUFFICIENT_FUNDS = "insufficient_funds"
+    # the gate before the socket
+    TRADING_HALTED = "trading_halted"
+    TRADING_REDUCING = "trading_reducing"
+    OPEN_VALUE_LIMIT = "open_value_limit"
+    OWN_OPPOSITE_ORDER = "own_opposite_order"
+    ORDERS_PER_SECOND = "orders_per_second"
+    ORDERS_PER_MINUTE = "orders_per_minute"
+    ORDERS_PER_DAY = "orders_per_day"
+    SYMBOL_ORDER_RATE = "symbol_order_rate"
+    REJECTIONS_RUNNING = "rejections_running"
+    ORDERS_EXCEED_INTENTS = "orders_exceed_intents"
+    LIVE_SWITCH_OFF = "live_switch_off"
 
 
 NEXT_STEP: dict[Reason, str] = {
@@ -74,6 +91,10 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.EDGE_BELOW_CHARGES: "At this size the charges eat the expected return; add funds.",
     Reason.NO_INTRADAY_MODEL: "The predictions span several sessions; an intraday trade needs a one-session model.",
     Reason.TOO_LATE_FOR_INTRADAY: "Intraday entries stop before the square-off; use delivery or wait for tomorrow.",
+    Reason.COOLDOWN: "This symbol was stopped a short while ago; the status shows when it may be entered again.",
+    Reason.STOPLOSS_GUARD: "Several trades were stopped within days; the status shows when entries go on.",
+    Reason.MAX_DRAWDOWN: "The closed trades lost more than you allow; the status shows when entries go on.",
+    Reason.LOW_PROFIT_SYMBOL: "This symbol's trades lost too much; the status shows when it may be entered again.",
     Reason.OUTSIDE_PRICE_BAND: "The limit price lies outside the exchange's band.",
     Reason.OUTSIDE_COLLAR: "The limit price is too far from the market.",
     Reason.NOT_ON_TICK: "The limit price is not a multiple of the tick.",
@@ -82,5 +103,16 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.ORDER_VALUE_LIMIT: "The order's value is above the platform's limit.",
     Reason.SELL_EXCEEDS_HOLDING: "More would be sold than is held.",
     Reason.INSUFFICIENT_FUNDS: "There is not enough free cash.",
+    Reason.TRADING_HALTED: "Trading is halted: see GET /v1/trading-state for why and who can lift it.",
+    Reason.TRADING_REDUCING: "Only exits are sent now: see GET /v1/trading-state for why and who can lift it.",
+    Reason.OPEN_VALUE_LIMIT: "Positions and open orders together would pass the platform's limit for one account.",
+    Reason.OWN_OPPOSITE_ORDER: "An order of yours on the other side is open: the two would trade with each other.",
+    Reason.ORDERS_PER_SECOND: "Too many orders in this second; it is tried again on the next cycle.",
+    Reason.ORDERS_PER_MINUTE: "Too many orders in this minute; it is tried again on the next cycle.",
+    Reason.ORDERS_PER_DAY: "The broker's orders of the day are used up; they return tomorrow.",
+    Reason.SYMBOL_ORDER_RATE: "More orders in one symbol than any strategy needs: trading was halted for a person to look.",
+    Reason.REJECTIONS_RUNNING: "The broker refused several orders in a row: trading was halted for a person to look.",
+    Reason.ORDERS_EXCEED_INTENTS: "More orders at the broker than Sauda recorded: trading was halted for a person to look.",
+    Reason.LIVE_SWITCH_OFF: "Real orders need the deployment's, the plan's and compliance's, and your own switch.",
 }
 """What the user can do about each reason, in one sentence."""

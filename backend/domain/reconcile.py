@@ -6,6 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from backend.domain.market import Product, Side
 from backend.domain.orders import OrderEventKind, OrderState, Progress
 
 LOST_AFTER_S = 15.0
@@ -35,10 +36,17 @@ class BookTrade:
 
 @dataclass(frozen=True, slots=True)
 class BookOrder:
-    """One order as the broker shows it, with its executions, oldest first."""
+    """One order as the broker shows it, with its executions, oldest first. `limit_price` is None at the market."""
 
     broker_order_id: str
     tag: str
+    symbol: str
+    exchange: str
+    side: Side
+    product: Product
+    quantity: int
+    limit_price: Decimal | None
+    placed_at: datetime
     status: BookStatus
     message: str
     trades: tuple[BookTrade, ...]

@@ -24,7 +24,10 @@ from backend.models.base import Base, BigId, CreatedAt, Money, Price, enum_type
 
 
 class AutoTradeSettings(Base):
-    """What the user chose. `entries_per_day_max` may only lower the plan's own limit."""
+    """What the user chose. `entries_per_day_max` may only lower the plan's own limit.
+
+    `protections` holds what differs from the defaults of domain/protections.py.
+    """
 
     __tablename__ = "auto_trade_settings"
 
@@ -34,6 +37,7 @@ class AutoTradeSettings(Base):
     product: Mapped[Product] = mapped_column(enum_type(Product))
     symbols: Mapped[list[str]] = mapped_column(ARRAY(String(20)))
     entries_per_day_max: Mapped[int | None] = mapped_column(Integer)
+    protections: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=text("'{}'::jsonb"))
     enabled_at: Mapped[datetime | None]
     updated_at: Mapped[CreatedAt]
 

@@ -42,16 +42,16 @@ CreatedAt = Annotated[datetime, mapped_column(server_default=func.clock_timestam
 """When the database saw the row first (real time, also where the market's clock is simulated)."""
 
 
-def enum_type(enum: type[StrEnum], name: str | None = None) -> Enum:
+def enum_type(enum: type[StrEnum], name: str | None = None, *, grows: bool = False) -> Enum:
     """A VARCHAR with a CHECK of the enum's lower-case values: readable in psql, no ALTER TYPE to add one.
 
-    `name` tells two columns of one table and one enum apart.
+    `name` tells two columns of one table and one enum apart. `grows`: no CHECK, for lists that get longer often.
     """
     return Enum(
         enum,
         native_enum=False,
-        create_constraint=True,
-        length=24,
+        create_constraint=not grows,
+        length=40 if grows else 24,
         name=name or enum.__name__.lower(),
         values_callable=lambda members: [member.value for member in members],
     )

@@ -2,11 +2,13 @@
 
 from datetime import date, datetime
 from decimal import Decimal
+from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     Numeric,
@@ -18,22 +20,33 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.domain.market import OrderType, Product, Side
 from backend.domain.orders import Intent, OrderEventKind, OrderState
+from backend.domain.reasons import Reason
 from backend.models.base import Base, BigId, CreatedAt, Money, Price, enum_type
+
+
+class OrderOrigin(StrEnum):
+    """Who made an order: the engine for an auto-trade, the user through Sauda, or the user in the broker's own app."""
+
+    ENGINE = "engine"
+    MANUAL = "manual"
+    EXTERNAL = "external"
 
 
 class Order(Base):
     """One broker order. Recorded before it is sent; `client_order_id` is the tag the broker sees.
 
-    User and account are its trade's, whose foreign key proves that they belong together.
+    Trade, cycle and shard are the engine's; an external sell of an auto-trade's shares has its trade, too. `lookups`
+    counts the complete reports in which the order did not show since its send.
     """
 
     __tablename__ = "orders"
 
     id: Mapped[BigId]
     client_order_id: Mapped[str] = mapped_column(String(20), unique=True)
-    auto_trade_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("auto_trades.id"), index=True)
-    cycle_id: Mapped[int] = mapped_column(BigInteger)
-    shard: Mapped[int] = mapped_column(Integer)
+    origin: Mapped[OrderOrigin] = mapped_column(enum_type(OrderOrigin))
+    auto_trade_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("auto_trades.id"), index=True)
+    cycle_id: Mapped[int | None] = mapped_column(BigInteger)
+    shard: Mapped[int | None] = mapped_column(Integer)
     user_id: Mapped[int] = mapped_column(BigInteger)
     account_id: Mapped[int] = mapped_column(BigInteger)
     intent: Mapped[Intent] = mapped_column(enum_type(Intent))
@@ -43,19 +56,24 @@ class Order(Base):
     product: Mapped[Product] = mapped_column(enum_type(Product))
     order_type: Mapped[OrderType] = mapped_column(enum_type(OrderType))
     quantity: Mapped[int] = mapped_column(Integer)
-    limit_price: Mapped[Price]
+    limit_price: Mapped[Decimal | None] = mapped_column(Numeric(18, 4))
     state: Mapped[OrderState] = mapped_column(enum_type(OrderState))
     filled_quantity: Mapped[int] = mapped_column(Integer, default=0)
     average_price: Mapped[Decimal | None] = mapped_column(Numeric(18, 6))
     broker_order_id: Mapped[str | None] = mapped_column(String(40))
     status_message: Mapped[str | None] = mapped_column(String(300))
+    denied_reason: Mapped[Reason | None] = mapped_column(enum_type(Reason, grows=True))
+    lookups: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
     environment: Mapped[str] = mapped_column(String(12))
     decided_at: Mapped[datetime]
     submitted_at: Mapped[datetime | None]
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (
+        ForeignKeyConstraint(["account_id", "user_id"], ["broker_accounts.id", "broker_accounts.user_id"]),
         CheckConstraint("quantity > 0", name="quantity_positive"),
+        CheckConstraint("limit_price IS NOT NULL OR origin = 'external'", name="no_order_without_a_limit"),
+        CheckConstraint("(origin = 'engine') = (cycle_id IS NOT NULL)", name="engine_orders_have_a_cycle"),
         CheckConstraint("filled_quantity BETWEEN 0 AND quantity", name="filled_within_quantity"),
         Index(
             "uq_orders_one_live_exit",
@@ -67,6 +85,8 @@ class Order(Base):
             ),
         ),
         Index("ix_orders_submitted_at", "submitted_at"),
+        Index("ix_orders_account_id_submitted_at", "account_id", "submitted_at"),
+        Index("ix_orders_user_id_id", "user_id", "id"),
         Index(
             "ix_orders_live",
             "user_id",

@@ -3,19 +3,28 @@
 from datetime import date, datetime, time
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, String, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.models.base import Base, BigId, CreatedAt
 
 
 class Deployment(Base):
-    """What this database was made for: one row, written at the first start and never changed."""
+    """What this database is and was made for: one row.
+
+    The environment is written at the first start and never changed. Cluster and timeline are PostgreSQL's own names
+    of the server the data lies on: a restored backup has others. `starts` counts with the file beside the process,
+    so that an older copy of the data is noticed.
+    """
 
     __tablename__ = "deployment"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     environment: Mapped[str] = mapped_column(String(12))
+    name: Mapped[str] = mapped_column(String(32))
+    cluster: Mapped[str] = mapped_column(String(40))
+    timeline: Mapped[int] = mapped_column(Integer)
+    starts: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)

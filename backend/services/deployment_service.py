@@ -1,5 +1,7 @@
 """The database's own memory of its environment: simulated positions must never meet real prices."""
 
+import secrets
+
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
@@ -19,7 +21,11 @@ async def claim_environment(sessions: Sessions, environment: Environment) -> Non
     """
     async with sessions.begin() as session:
         await session.execute(
-            insert(Deployment).values(id=THE_ROW, environment=environment.value).on_conflict_do_nothing()
+            insert(Deployment)
+            .values(
+                id=THE_ROW, environment=environment.value, name=secrets.token_hex(16), cluster="", timeline=0, starts=0
+            )
+            .on_conflict_do_nothing()
         )
         bound = await session.scalar(select(Deployment.environment).where(Deployment.id == THE_ROW))
     if bound != environment.value:

@@ -18,7 +18,16 @@ from backend.domain.positions import Execution
 from backend.domain.reconcile import BookTrade
 from backend.domain.trades import TradeFill, TradeSummary, summarize
 from backend.errors import SaudaError
-from backend.models import AutoTrade, AutoTradeSettings, BrokerAccount, Fill, Order, OrderEvent, OutboxMessage
+from backend.models import (
+    AutoTrade,
+    AutoTradeSettings,
+    BrokerAccount,
+    Fill,
+    Order,
+    OrderEvent,
+    OrderOrigin,
+    OutboxMessage,
+)
 from backend.services.context import Trading
 from backend.services.cycle_service import FencedError, ShardClaim, hold
 from backend.services.record_service import Recorded, refund_quota
@@ -163,9 +172,11 @@ async def apply_event(
     if trade is not None:
         _add_fill(session, order, trade)
     await session.flush()
-    await _update_trade(session, order.auto_trade_id, market_at)
-    never_existed = kind in {OrderEventKind.REJECTED, OrderEventKind.ABANDONED}
-    if never_existed and order.intent is Intent.ENTRY and not order.filled_quantity:
+    if order.auto_trade_id is not None:
+        await _update_trade(session, order.auto_trade_id, market_at)
+    never_existed = kind in {OrderEventKind.REJECTED, OrderEventKind.ABANDONED, OrderEventKind.DENIED}
+    counted = order.origin is OrderOrigin.ENGINE and order.intent is Intent.ENTRY
+    if never_existed and counted and not order.filled_quantity:
         await refund_quota(session, order.user_id, order.decided_at.astimezone(IST).date())
 
 

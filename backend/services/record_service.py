@@ -15,6 +15,7 @@ from backend.domain.modes import Mode
 from backend.domain.orders import Intent, OrderState, client_order_id
 from backend.domain.reasons import Reason
 from backend.domain.risk import Approved
+from backend.models import OrderOrigin
 from backend.services.context import Trading
 from backend.services.cycle_service import ShardClaim, hold
 
@@ -60,6 +61,7 @@ _TRADE_COLUMNS = [
 _ORDER_COLUMNS = [
     "id",
     "client_order_id",
+    "origin",
     "auto_trade_id",
     "cycle_id",
     "shard",
@@ -273,6 +275,7 @@ def _order_row(
     return (
         order_id,
         client_order_id(cycle_at, user.user_id, strategy, order.symbol, order.intent),
+        OrderOrigin.ENGINE.value,
         trade_id,
         cycle_id,
         shard,

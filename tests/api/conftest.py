@@ -173,7 +173,7 @@ async def gateway_over(database_url: str) -> AsyncIterator[Gateway]:
 
 
 async def _new_database(postgres: EmbeddedPostgres, name: str) -> str:
-    admin = create_engine(postgres.url("postgres"), pool_size=1)
+    admin = create_engine(postgres.url("postgres"), pool_size=1, owner=True)
     async with admin.connect() as connection:
         autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
         await autocommit.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"'))

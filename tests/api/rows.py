@@ -9,7 +9,7 @@ from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import OrderType, Product, Side
 from backend.domain.modes import Mode
 from backend.domain.orders import Intent, OrderState
-from backend.models import AutoTrade, Cycle, CycleStatus, Fill, Order
+from backend.models import AutoTrade, Cycle, CycleStatus, Fill, Order, OrderOrigin
 from tests.api.conftest import MONDAY_10, Someone
 
 
@@ -73,6 +73,7 @@ def filled_order(owner: AutoTrade, side: Side, quantity: int, price: str, charge
     """A filled order of a trade, with its one fill."""
     order = Order(
         client_order_id=tag,
+        origin=OrderOrigin.ENGINE,
         auto_trade_id=owner.id,
         cycle_id=owner.cycle_id,
         shard=0,

@@ -101,6 +101,7 @@ REFUSE_AT_COMMIT = """
 async def test_nothing_is_promised_that_was_not_committed(own_gateway: Gateway) -> None:
     user = await own_gateway.someone()
     async with own_gateway.sessions.begin() as session:
+        await session.execute(text("SET LOCAL ROLE NONE"))  # the database's owner: the application may not do this
         await session.execute(text(REFUSE))
         await session.execute(text(REFUSE_AT_COMMIT))
     reply = await own_gateway.client.post("/v1/subscription", json={"plan": "pro"}, headers=user.headers)

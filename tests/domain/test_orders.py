@@ -25,7 +25,7 @@ from backend.domain.orders import OrderEventKind as E
 from backend.domain.orders import OrderState as S
 
 AT = datetime(2026, 11, 20, 4, 30, tzinfo=UTC)
-ENDED = {S.FILLED, S.REJECTED, S.CANCELLED, S.EXPIRED}
+ENDED = {S.FILLED, S.REJECTED, S.CANCELLED, S.EXPIRED, S.DENIED}
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(S, E)))
@@ -133,9 +133,17 @@ class Facts:
                 return at_broker and untouched and not self.lost
             case E.ABANDONED:
                 return untouched
+            case E.DENIED:
+                return not self.sent and not self.over
 
     def add(self, event: E, shares: int) -> None:
-        endings = {E.REJECTED: S.REJECTED, E.CANCELLED: S.CANCELLED, E.EXPIRED: S.EXPIRED, E.ABANDONED: S.EXPIRED}
+        endings = {
+            E.REJECTED: S.REJECTED,
+            E.CANCELLED: S.CANCELLED,
+            E.EXPIRED: S.EXPIRED,
+            E.ABANDONED: S.EXPIRED,
+            E.DENIED: S.DENIED,
+        }
         self.sent |= event is E.SUBMITTED
         self.lost |= event is E.LOST
         self.acknowledged |= event is E.ACCEPTED

@@ -10,6 +10,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from backend.domain.calendar import IST
+from backend.domain.market import Product, Side
 from backend.domain.orders import LIVE_STATES, OrderState, transition
 from backend.domain.orders import OrderEventKind as E
 from backend.domain.reconcile import LOST_AFTER_S, BookOrder, BookStatus, BookTrade, KnownOrder, Settlement, settle
@@ -29,7 +30,11 @@ def book(status: BookStatus, *fills: int, message: str = "the broker's words") -
         BookTrade(f"t{i + 1}", shares, Decimal(100), Decimal(1), AT + timedelta(seconds=i))
         for i, shares in enumerate(fills)
     )
-    return [BookOrder("b1", TAG, status, message, trades)]
+    return [shown_order(status, trades, message)]
+
+
+def shown_order(status: BookStatus, trades: tuple[BookTrade, ...], message: str = "") -> BookOrder:
+    return BookOrder("b1", TAG, "TCS", "nse", Side.BUY, Product.CNC, 10, Decimal(100), AT, status, message, trades)
 
 
 def apply(order: KnownOrder, settlement: Settlement) -> KnownOrder:
@@ -152,7 +157,7 @@ def reports(draw: st.DrawFn) -> list[list[BookOrder]]:
     ended_from = draw(st.integers(0, len(seen)))
     statuses = [B.OPEN if i < ended_from or ending is B.REJECTED else ending for i in range(len(seen))]
     return [
-        [BookOrder("b1", TAG, status, "", tuple(trades[:count]))]
+        [shown_order(status, tuple(trades[:count]))]
         for count, status in [*zip(seen, statuses, strict=True), (len(trades), ending)]
     ]
 

@@ -89,20 +89,20 @@ async def test_an_undelivered_message_is_never_dropped(trading, market, sessions
 
 
 @pytest.mark.usefixtures("filled")
-async def test_a_failed_purge_costs_nothing_but_the_purge(trading, market, sessions):
+async def test_a_failed_purge_costs_nothing_but_the_purge(trading, market, sessions, owner):
     refuse = """
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'disk full'; END $$;
         CREATE TRIGGER refuse BEFORE DELETE ON decisions EXECUTE FUNCTION refuse()
     """
-    async with sessions.begin() as session:
+    async with owner.begin() as connection:
         for statement in refuse.split(";\n"):
-            await session.execute(text(statement))
+            await connection.execute(text(statement))
     with capture_logs() as logs:
         assert "day over" in await end_of_day(trading, DAY, market.now)
     (failure,) = [entry for entry in logs if entry["event"] == "purge_failed"]
     assert "disk full" in failure["error"]
     assert (await rows(sessions, Decision))[0] == (OLD_CYCLES + 2) * USERS
-    async with sessions.begin() as session:
-        await session.execute(text("DROP TRIGGER refuse ON decisions"))
+    async with owner.begin() as connection:
+        await connection.execute(text("DROP TRIGGER refuse ON decisions"))
     await end_of_day(trading, DAY, market.now)
     assert (await rows(sessions, Decision))[0] == 100

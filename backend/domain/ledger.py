@@ -1,0 +1,129 @@
+"""Double-entry journals for one broker account, pure: whatever happens to money or shares, the lines add up to zero.
+
+Debits are positive. CASH is what may be spent, RESERVED what open buy orders hold back, POSITIONS the shares held at
+their average cost, CHARGES what was paid for trading, PNL what selling gained (a credit, so negative) before charges,
+EXTERNAL the world outside: deposits come from it.
+"""
+
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, Decimal
+from enum import StrEnum
+
+PAISA = Decimal("0.01")
+
+
+class LedgerAccount(StrEnum):
+    """Where rupees stand, as the module says."""
+
+    CASH = "cash"
+    RESERVED = "reserved"
+    POSITIONS = "positions"
+    CHARGES = "charges"
+    PNL = "pnl"
+    EXTERNAL = "external"
+
+
+class JournalKind(StrEnum):
+    """Why a journal was written. ADJUST: the broker's own figure differs from ours while nothing of ours is open."""
+
+    FUND = "fund"
+    ADJUST = "adjust"
+    RESERVE = "reserve"
+    RELEASE = "release"
+    BUY = "buy"
+    SELL = "sell"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Rupees to or from one ledger account; `quantity` are shares of `symbol`, in POSITIONS only."""
+
+    account: LedgerAccount
+    amount: Decimal
+    symbol: str = ""
+    quantity: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Lines that are written together or not at all.
+
+    Raises:
+        ValueError: they do not add up to zero.
+    """
+
+    kind: JournalKind
+    lines: tuple[Line, ...]
+
+    def __post_init__(self) -> None:
+        if sum(line.amount for line in self.lines) != 0:
+            raise ValueError(f"the lines of a journal must add up to zero: {self.lines}")
+
+
+A, K = LedgerAccount, JournalKind
+
+
+def fund(rupees: Decimal, kind: JournalKind = K.FUND) -> Journal:
+    """Money that came from outside, or left (negative)."""
+    return Journal(kind, (Line(A.CASH, rupees), Line(A.EXTERNAL, -rupees)))
+
+
+def reserve(rupees: Decimal) -> Journal:
+    """Set money aside for a buy order that is about to be sent."""
+    return Journal(K.RESERVE, (Line(A.RESERVED, rupees), Line(A.CASH, -rupees)))
+
+
+def release(rupees: Decimal) -> Journal:
+    """Give back what an order that has ended did not need."""
+    return Journal(K.RELEASE, (Line(A.CASH, rupees), Line(A.RESERVED, -rupees)))
+
+
+def used_of_reserve(reserved: Decimal, quantity: int, open_quantity: int) -> Decimal:
+    """What a fill of `quantity` of the order's `open_quantity` shares takes out of its reserve: its share, in paise."""
+    if quantity >= open_quantity:
+        return reserved
+    return (reserved * quantity / open_quantity).quantize(PAISA, ROUND_DOWN)
+
+
+def buy(symbol: str, quantity: int, price: Decimal, charges: Decimal, reserve_used: Decimal) -> Journal:
+    """Shares bought: paid from the order's reserve, and from cash where that does not suffice (or to it, what is over).
+
+    Raises:
+        ValueError: `quantity` is not positive.
+    """
+    if quantity <= 0:
+        raise ValueError("a fill has at least one share")
+    value = price * quantity
+    lines = (
+        Line(A.POSITIONS, value, symbol, quantity),
+        Line(A.CHARGES, charges),
+        Line(A.RESERVED, -reserve_used),
+        Line(A.CASH, reserve_used - value - charges),
+    )
+    return Journal(K.BUY, lines)
+
+
+def sell(symbol: str, quantity: int, price: Decimal, charges: Decimal, *, held: int, held_cost: Decimal) -> Journal:
+    """Shares sold out of `held` shares that cost `held_cost` rupees: they leave at their average cost.
+
+    Selling more than is held leaves a negative position at no cost: the books say so rather than refuse what happened.
+
+    Raises:
+        ValueError: `quantity` is not positive.
+    """
+    if quantity <= 0:
+        raise ValueError("a fill has at least one share")
+    value = price * quantity
+    cost = held_cost if quantity >= held else (held_cost * quantity / held).quantize(PAISA, ROUND_DOWN)
+    lines = (
+        Line(A.CASH, value - charges),
+        Line(A.CHARGES, charges),
+        Line(A.POSITIONS, -cost, symbol, -quantity),
+        Line(A.PNL, cost - value),
+    )
+    return Journal(K.SELL, lines)
+
+
+def adopt(symbol: str, quantity: int) -> Journal:
+    """Shares that came or went outside of Sauda, at no known cost."""
+    return Journal(K.ADJUST, (Line(A.POSITIONS, Decimal(0), symbol, quantity),))
