@@ -13,7 +13,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from backend.api import documentation, problems
 from backend.api.deps import ACCESSES
 from backend.api.fast_path import FastQuotes
-from backend.api.routes import admin, auth, auto_trading, broker_accounts, health, market, plans
+from backend.api.idempotency import HEADER, REPLAYED
+from backend.api.routes import (
+    admin,
+    admin_trading,
+    auth,
+    auto_trading,
+    broker_accounts,
+    health,
+    market,
+    orders,
+    plans,
+    trading_state,
+)
 from backend.api.state import ApiState
 
 ROUTERS = (
@@ -21,8 +33,11 @@ ROUTERS = (
     plans.router,
     broker_accounts.router,
     auto_trading.router,
+    orders.router,
+    trading_state.router,
     market.router,
     admin.router,
+    admin_trading.router,
     health.router,
 )
 
@@ -62,8 +77,8 @@ def create_api(state: ApiState, lifespan: Lifespan | None = None) -> FastAPI:
             app.front,
             allow_origins=list(state.cors_origins),
             allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-Request-Id"],
-            expose_headers=["ETag", "X-Request-Id"],
+            allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-Request-Id", HEADER],
+            expose_headers=["ETag", "X-Request-Id", "Retry-After", REPLAYED],
         )
     return app
 

@@ -38,6 +38,12 @@ ACCESS = {
         "get_auto_trading_analytics",
         "list_auto_trading_decisions",
         "get_auto_trading_market_status",
+        "list_orders",
+        "get_order",
+        "cancel_order",
+        "pull_kill_switch",
+        "get_trading_state",
+        "reactivate_trading",
     },
     "paid_user": {"open_broker_account", "enable_auto_trading"},
     "admin_user": {
@@ -46,6 +52,9 @@ ACCESS = {
         "correct_calendar",
         "list_calendar_corrections",
         "list_cycles",
+        "pull_admin_kill_switch",
+        "list_trading_states",
+        "lift_trading_state",
     },
 }
 

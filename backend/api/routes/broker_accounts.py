@@ -4,10 +4,11 @@ from fastapi import APIRouter
 
 from backend.api.deps import CurrentUser, PaidUser, State
 from backend.api.documentation import documented
+from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.accounts import AccountReply, AccountsReply, AccountView, OpenAccountBody
 from backend.services import account_service
 
-router = APIRouter(prefix="/v1/broker-accounts", tags=["broker accounts"])
+router = APIRouter(prefix="/v1/broker-accounts", tags=["broker accounts"], route_class=IdempotentRoute)
 
 
 @router.post("", **documented("open_broker_account", 401, 403, 409, 503, status=201))

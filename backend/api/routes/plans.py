@@ -4,11 +4,12 @@ from fastapi import APIRouter
 
 from backend.api.deps import CurrentUser, Public, Session
 from backend.api.documentation import documented
+from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.accounts import PlansReply, PlanView, SubscribeBody, SubscriptionReply, SubscriptionView
 from backend.models import SubscriptionStatus
 from backend.services import plan_service
 
-router = APIRouter(prefix="/v1", tags=["plans"])
+router = APIRouter(prefix="/v1", tags=["plans"], route_class=IdempotentRoute)
 
 
 @router.get("/plans", dependencies=[Public], **documented("list_plans"))

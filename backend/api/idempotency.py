@@ -1,0 +1,151 @@
+"""Idempotency-Key on whatever creates an order or moves money: the first answer, byte for byte, to each repetition."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, cast
+
+import structlog
+from fastapi import Depends, Header, Request
+from fastapi.params import Depends as Dependency
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from pydantic import StringConstraints
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from backend.api.deps import api_state, current_user
+from backend.api.problems import problem_response, request_id_of
+from backend.api.state import ApiState
+from backend.services.idempotency_service import Answer, Claim, InFlightError, KeyedRequest, claim, finish, release
+
+log = structlog.get_logger()
+
+HEADER = "Idempotency-Key"
+REPLAYED = "Idempotent-Replayed"
+KEY_LENGTH_MAX = 128
+RETRY_AFTER_S = 1
+REFUSED_AT_THE_DOOR = frozenset({401, 403, 429})
+"""Answers before anything began: who may do it later asks again with the same key."""
+
+_Key = Annotated[str, StringConstraints(min_length=1, max_length=KEY_LENGTH_MAX, pattern=r"^[\x20-\x7e]+$")]
+_DESCRIPTION = (
+    f"1 to {KEY_LENGTH_MAX} printable ASCII characters of your choice, new for each new request. Repeated within "
+    "24 hours with the same body, the first answer comes again and nothing is done twice."
+)
+RequiredKey = Annotated[_Key, Header(alias=HEADER, description=_DESCRIPTION)]
+OptionalKey = Annotated[_Key | None, Header(alias=HEADER, description=_DESCRIPTION)]
+
+_bearer = HTTPBearer(auto_error=False)
+
+
+def optional_key(key: OptionalKey = None) -> str | None:
+    """The request's key, where it has one; it documents the header and lets no malformed one pass."""
+    return key
+
+
+class IdempotentRoute(APIRoute):
+    """The `route_class` of a router whose POSTs create orders or move money: none of them can be without.
+
+    It stands around the whole route, outside its transactions: what it keeps has been committed. 5xx and a request
+    that died release the key; every other answer that came of the work is kept.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        methods: Sequence[str] | None = None,
+        dependencies: Sequence[Dependency] | None = None,
+        **options: Any,
+    ) -> None:
+        keyed = [Depends(optional_key)] if "POST" in (methods or ()) else []
+        super().__init__(
+            path, endpoint, methods=list(methods or ()), dependencies=[*(dependencies or ()), *keyed], **options
+        )
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key = Headers(scope=scope).get(HEADER)
+        if scope["method"] != "POST" or key is None or not _well_formed(key):
+            await super().handle(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        state = api_state(request)
+        user = await current_user(state, await _bearer(request))
+        body = await request.body()
+        try:
+            claimed = await claim(state.sessions, KeyedRequest(user.id, "POST", self.path_format, key), body)
+        except InFlightError as error:
+            await _in_flight(request, error)(scope, receive, send)
+            return
+        if isinstance(claimed, Claim):
+            await self._work(state, claimed, scope, _again(body, receive), send)
+        else:
+            await _replayed(claimed)(scope, receive, send)
+
+    async def _work(self, state: ApiState, claimed: Claim, scope: Scope, receive: Receive, send: Send) -> None:
+        messages: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            messages.append(message)
+
+        try:
+            await super().handle(scope, receive, keep)
+        except BaseException:
+            await release(state.sessions, claimed)
+            raise
+        answer = _answer(messages)
+        if answer.status >= 500 or answer.status in REFUSED_AT_THE_DOOR:
+            await release(state.sessions, claimed)
+        else:
+            await _finish(state, claimed, answer)
+        for message in messages:
+            await send(message)
+
+
+def _well_formed(key: str) -> bool:
+    return 0 < len(key) <= KEY_LENGTH_MAX and key.isascii() and key.isprintable()
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """`receive` for a body that has been read already."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _answer(messages: Sequence[Message]) -> Answer:
+    start, *parts = messages
+    content_type = Headers(raw=start["headers"]).get("content-type", "")
+    return Answer(cast("int", start["status"]), content_type, b"".join(part.get("body", b"") for part in parts))
+
+
+async def _finish(state: ApiState, claimed: Claim, answer: Answer) -> None:
+    """The work is done and committed: that its answer could not be kept must not make it look undone."""
+    try:
+        await finish(state.sessions, claimed, answer)
+    except (SQLAlchemyError, OSError) as error:
+        log.error("answer_not_kept", route=claimed.request.route, error=repr(error))
+
+
+def _replayed(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, {"content-type": answer.content_type, REPLAYED: "true"})
+
+
+def _in_flight(request: Request, error: InFlightError) -> Response:
+    return problem_response(
+        request_id_of(request),
+        error.status,
+        error.code,
+        error.title,
+        error.detail,
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )

@@ -1,0 +1,43 @@
+"""The user's orders, whoever made them: the engine, the user here, or the user in the broker's own app."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+
+from backend.api.deps import CurrentUser, State
+from backend.api.documentation import documented
+from backend.api.idempotency import IdempotentRoute
+from backend.api.schemas.common import ID_MAX, next_cursor
+from backend.api.schemas.orders import OrderRecordReply, OrderReply, OrdersQuery, OrdersReply, OrderView
+from backend.services import order_query_service
+
+router = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=IdempotentRoute)
+
+OrderId = Annotated[int, Path(ge=1, le=ID_MAX)]
+
+
+@router.get("", **documented("list_orders", 401, 503))
+async def list_orders(query: Annotated[OrdersQuery, Query()], user: CurrentUser, state: State) -> OrdersReply:
+    """The user's orders of every origin, newest first."""
+    async with state.sessions() as session:
+        orders = await order_query_service.orders_of(session, user.id, query.filter(), query.before_id, query.limit + 1)
+    return OrdersReply(
+        environment=state.environment,
+        orders=[OrderView.of(order) for order in orders[: query.limit]],
+        next_cursor=next_cursor([order.id for order in orders], query.limit),
+    )
+
+
+@router.get("/{order_id}", **documented("get_order", 401, 404, 503))
+async def get_order(order_id: OrderId, user: CurrentUser, state: State) -> OrderRecordReply:
+    """One order with everything that happened to it."""
+    async with state.sessions() as session:
+        record = await order_query_service.order_of(session, user.id, order_id)
+    return OrderRecordReply.of(state.environment, record)
+
+
+@router.delete("/{order_id}", **documented("cancel_order", 401, 404, 409, 503))
+async def cancel_order(order_id: OrderId, user: CurrentUser, state: State) -> OrderReply:
+    """Cancel an open order, whatever the plan and even while trading is halted. A fill may win the race."""
+    order = await order_query_service.cancel_own(state.trading, user.id, order_id)
+    return OrderReply(environment=state.environment, order=OrderView.of(order))

@@ -1,0 +1,94 @@
+"""The kill switch: halt first, which alone stops every further send, then cancel what is open at the brokers."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, String, cast, select, true
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from backend.domain.orders import Intent
+from backend.domain.trading_states import Cause, Effective, Scope, Standings, TradingState, gravest
+from backend.errors import InvalidRequestError, NotFoundError
+from backend.models import AutoTrade, BrokerAccount, Order, OrderOrigin, User
+from backend.services.cancel_service import CancelCounts, cancel_orders, open_orders
+from backend.services.context import Trading
+from backend.services.trading_state_service import impose, standings
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Whom to halt and why. `flatten` sells what is held at the next tick and leaves exits that rest alone."""
+
+    scope: Scope
+    key: str
+    cause: Cause
+    reason: str
+    flatten: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KillSwitchReport:
+    """What stands now for the scope, whether that is new, and what became of the open orders."""
+
+    effective: Effective
+    changed: bool
+    cancels: CancelCounts
+
+
+async def kill_switch(trading: Trading, halt: Halt, by: User) -> KillSwitchReport:
+    """Halt, and cancel the open orders of the scope within `cancel_service.CANCEL_S_MAX`. Needs no other service.
+
+    Orders the user made in the broker's own app are left alone. Doing it twice asks the brokers again.
+
+    Raises:
+        InvalidRequestError, NotFoundError: there is no such scope to halt.
+        SQLAlchemyError, OSError: the database did not answer; the halt stands only if its commit came through.
+    """
+    async with trading.sessions.begin() as session:
+        await _require_target(trading, session, halt)
+        changed = await impose(
+            session,
+            halt.scope,
+            halt.key,
+            TradingState.HALTED,
+            halt.cause,
+            halt.reason,
+            flatten=halt.flatten,
+            by=by.id,
+        )
+    async with trading.sessions() as session:
+        effective = _of_scope(await standings(session), halt)
+        kept = Order.intent == Intent.ENTRY if effective.flatten else true()
+        orders = await open_orders(session, Order.origin != OrderOrigin.EXTERNAL, _concerned(halt), kept)
+    cancels = await cancel_orders(trading, orders, f"kill switch: {halt.reason}")
+    return KillSwitchReport(effective, changed, cancels)
+
+
+def _of_scope(standing: Standings, halt: Halt) -> Effective:
+    """What holds for the scope as a whole: its own state and the platform's."""
+    own = {(Scope.PLATFORM, ""), (halt.scope, halt.key)}
+    return gravest(row for row in standing.rows if (row.scope, row.key) in own)
+
+
+def _concerned(halt: Halt) -> ColumnElement[bool]:
+    match halt.scope:
+        case Scope.PLATFORM:
+            return true()
+        case Scope.BROKER:
+            return BrokerAccount.broker == halt.key
+        case Scope.STRATEGY:
+            return AutoTrade.strategy == halt.key
+        case Scope.USER:
+            return Order.user_id == int(halt.key)
+
+
+async def _require_target(trading: Trading, session: AsyncSession, halt: Halt) -> None:
+    """A typing error must not look like a halt. Strategies are the models' own: any name may be halted beforehand."""
+    if (halt.scope is Scope.PLATFORM) != (halt.key == ""):
+        raise InvalidRequestError("The platform has no key, and every other scope has one.", code="invalid_scope_key")
+    if halt.scope is Scope.BROKER and halt.key not in trading.brokers:
+        raise NotFoundError(f"There is no broker {halt.key}; there are: {', '.join(sorted(trading.brokers))}.")
+    if halt.scope is Scope.USER:
+        # As the send's gate compares it: 7 is a user, 07 would halt nobody.
+        known = await session.scalar(select(User.id).where(cast(User.id, String) == halt.key))
+        if known is None:
+            raise NotFoundError(f"There is no user {halt.key}.")
