@@ -49,7 +49,10 @@ class OpenTrade:
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """One user at the instant of decision. Money in rupees; `blocked`: symbols not to be entered, and why."""
+    """One user at the instant of decision. Money in rupees; `blocked`: symbols not to be entered, and why.
+
+    `paused`: no symbol is to be entered, and why; exits go on.
+    """
 
     user_id: int
     account_id: int
@@ -67,6 +70,7 @@ class UserState:
     open_trades: tuple[OpenTrade, ...]
     blocked: Mapping[str, Reason]
     unavailable: Reason | None = None
+    paused: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +184,7 @@ def _decide_entries(market: MarketView, ranking: Ranking, decision: UserDecision
         symbol = candidate.signal.symbol
         if symbol not in user.symbols:
             continue
-        denied = user.blocked.get(symbol)
+        denied = user.blocked.get(symbol, user.paused)
         if denied is None and plan_left <= 0:
             denied = Reason.PLAN_LIMIT
         if denied is None and own_left is not None and own_left <= 0:

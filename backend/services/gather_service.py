@@ -17,6 +17,7 @@ from backend.domain.charges import round_trip_fraction
 from backend.domain.decide import OpenTrade, UserState
 from backend.domain.market import Product
 from backend.domain.modes import Mode
+from backend.domain.protections import DEFAULTS, Block, active_blocks
 from backend.domain.ranking import MarketView, Signal
 from backend.domain.reasons import Reason
 from backend.domain.risk import QuoteView
@@ -24,6 +25,7 @@ from backend.errors import SaudaError
 from backend.services.context import Trading
 from backend.services.market_calendar import EXCHANGE
 from backend.services.ml_service_client import SignalBatch
+from backend.services.protection_service import closed_trade, reach_starts, rules_of, session_days
 from contracts.market import QuotesReply
 from contracts.predictions import PredictionsReply
 
@@ -146,7 +148,7 @@ def market_view(
 _USERS = text("""
     SELECT s.user_id, s.enabled AND users.active AS enabled, s.mode, s.product, s.symbols, s.entries_per_day_max,
            a.id AS account_id, a.broker, p.auto_trades_per_day, coalesce(u.entries_used, 0) AS entries_used,
-           t.trades, o.orders, e.ended
+           s.protections, t.trades, o.orders, e.ended, c.closed
       FROM auto_trade_settings s
       JOIN users ON users.id = s.user_id
       LEFT JOIN broker_accounts a ON a.user_id = s.user_id AND a.is_primary AND a.status = 'ready'
@@ -157,6 +159,7 @@ _USERS = text("""
            SELECT json_agg(json_build_object(
                       'id', id, 'symbol', symbol, 'status', status, 'product', product, 'strategy', strategy,
                       'held', entry_quantity - exit_quantity, 'target', target_price::text, 'stop', stop_price::text,
+                      'cost', (entry_price * (entry_quantity - exit_quantity))::text,
                       'ends', horizon_ends_on) ORDER BY id) AS trades
              FROM auto_trades
             WHERE user_id = s.user_id AND closed_at IS NULL AND status IN ('entering', 'open', 'exiting')) t ON true
@@ -171,6 +174,18 @@ _USERS = text("""
               AND (status = 'closed'
                    OR EXISTS (SELECT 1 FROM orders o
                                WHERE o.auto_trade_id = auto_trades.id AND o.submitted_at IS NOT NULL))) e ON true
+      -- as far back as the user's protections count, none of which counts for exits
+      LEFT JOIN LATERAL (
+           SELECT json_agg(json_build_array(symbol, closed_at, exit_reason, realized_pnl::text,
+                                            (entry_price * entry_quantity)::text)) AS closed
+             FROM auto_trades
+            WHERE s.enabled AND user_id = s.user_id AND status = 'closed'
+              AND closed_at >= (CAST(:reach_starts AS timestamptz[]))[1 + least(
+                  cardinality(CAST(:reach_starts AS timestamptz[])) - 1,
+                  greatest(:reach_default,
+                           (SELECT max(coalesce((rule ->> 'lookback_sessions')::int - 1, 0)
+                                       + (rule ->> 'pause_sessions')::int)
+                              FROM jsonb_each(s.protections) AS r (name, rule))))]) c ON true
      WHERE mod(s.user_id, :shards) = :shard AND (s.enabled OR t.trades IS NOT NULL)
      ORDER BY s.user_id
 """)
@@ -179,14 +194,19 @@ _USERS = text("""
 async def gather_users(trading: Trading, shard: int, shards: int, market: MarketView) -> list[UserState]:
     """Every user of a shard who trades or holds something: one query, then funds and holdings from the brokers."""
     day_start = datetime.combine(market.today, datetime.min.time(), tzinfo=IST)
+    days = session_days(trading.calendar, market.today)
+    parameters = {
+        "today": market.today,
+        "day_start": day_start,
+        "shards": shards,
+        "shard": shard,
+        "reach_starts": reach_starts(days, market.today),
+        "reach_default": DEFAULTS.reach_sessions,
+    }
     async with trading.sessions() as session:
-        rows = (
-            await session.execute(
-                _USERS, {"today": market.today, "day_start": day_start, "shards": shards, "shard": shard}
-            )
-        ).all()
+        rows = (await session.execute(_USERS, parameters)).all()
     snapshots = await _snapshots(trading, rows)
-    return [_user_state(row, snapshots.get(row.account_id), market) for row in rows]
+    return [_user_state(row, snapshots.get(row.account_id), market, days) for row in rows]
 
 
 async def _snapshots(trading: Trading, rows: Sequence[Any]) -> Mapping[int, AccountSnapshot | BrokerError]:
@@ -210,7 +230,9 @@ async def _snapshots(trading: Trading, rows: Sequence[Any]) -> Mapping[int, Acco
     return merged
 
 
-def _user_state(row: Any, snapshot: AccountSnapshot | BrokerError | None, market: MarketView) -> UserState:
+def _user_state(
+    row: Any, snapshot: AccountSnapshot | BrokerError | None, market: MarketView, days: Sequence[date]
+) -> UserState:
     trades = cast("list[dict[str, Any]]", row.trades or [])
     usable = isinstance(snapshot, AccountSnapshot)
     cash = snapshot.cash if usable else Decimal(0)
@@ -218,6 +240,7 @@ def _user_state(row: Any, snapshot: AccountSnapshot | BrokerError | None, market
     holdings = snapshot.holdings if usable else {}
     invested = _value(holdings, market, trades)
     own_max = row.entries_per_day_max
+    barred = _protections(row, cash, trades, market, days)
     return UserState(
         user_id=row.user_id,
         account_id=row.account_id or 0,
@@ -233,7 +256,8 @@ def _user_state(row: Any, snapshot: AccountSnapshot | BrokerError | None, market
         entries_cap=row.auto_trades_per_day if own_max is None else min(row.auto_trades_per_day, own_max),
         holdings=holdings,
         open_trades=tuple(_open_trade(t) for t in trades if t["status"] in {"open", "entering"}),
-        blocked=_blocked(holdings, trades, row.orders or [], row.ended or []),
+        blocked=_blocked(holdings, trades, row.orders or [], row.ended or [], barred),
+        paused=next((block.rule for block in barred if block.symbol is None), None),
         unavailable=None if usable else Reason.BROKER_UNAVAILABLE,
     )
 
@@ -246,6 +270,17 @@ def _value(holdings: Mapping[str, int], market: MarketView, trades: Sequence[dic
         quote = market.quotes.get(symbol)
         total += shares * (quote.last if quote is not None else stops.get(symbol, Decimal(0)))
     return total
+
+
+def _protections(
+    row: Any, cash: Decimal, trades: Sequence[dict[str, Any]], market: MarketView, days: Sequence[date]
+) -> tuple[Block, ...]:
+    """What the user's closed trades bar today; funds are what is there at cost, so that no price moves them."""
+    if not row.closed:
+        return ()
+    funds = cash + sum((Decimal(trade["cost"]) for trade in trades if trade["cost"]), Decimal(0))
+    closed = map(closed_trade, row.closed)
+    return active_blocks(rules_of(row.protections, row.user_id), closed, funds, market.today, days)
 
 
 def _open_trade(trade: Mapping[str, Any]) -> OpenTrade:
@@ -267,11 +302,13 @@ def _blocked(
     trades: Sequence[Mapping[str, Any]],
     orders: Sequence[Sequence[str]],
     ended: Sequence[Sequence[str]],
+    barred: Sequence[Block],
 ) -> dict[str, Reason]:
     """Symbols this user may not enter now; the gravest reason wins."""
     blocked: dict[str, Reason] = {}
     for symbol, status in ended:
         blocked[symbol] = Reason.EXITED_TODAY if status == "closed" else Reason.ENTRY_FAILED_TODAY
+    blocked |= {block.symbol: block.rule for block in reversed(barred) if block.symbol is not None}
     blocked |= dict.fromkeys((symbol for symbol, shares in holdings.items() if shares), Reason.ALREADY_HELD)
     blocked |= dict.fromkeys((trade["symbol"] for trade in trades), Reason.ALREADY_HELD)
     for symbol, state in orders:

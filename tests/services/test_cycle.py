@@ -4,12 +4,23 @@ import asyncio
 from datetime import timedelta
 from decimal import Decimal
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 
 from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.modes import Mode
 from backend.domain.orders import OrderState
-from backend.models import AutoTrade, Cycle, CycleStatus, DailyUsage, Decision, Fill, Order, PaperEntry, PaperOrder
+from backend.models import (
+    AutoTrade,
+    AutoTradeSettings,
+    Cycle,
+    CycleStatus,
+    DailyUsage,
+    Decision,
+    Fill,
+    Order,
+    PaperEntry,
+    PaperOrder,
+)
 from backend.services.auto_trading_service import run_cycle
 from backend.services.reconcile_service import reconcile
 from contracts.predictions import Action
@@ -96,8 +107,11 @@ async def test_a_target_is_taken_and_the_profit_is_net_of_every_charge(trading, 
     assert report.denied == {"exited_today": 1}
 
 
-async def test_stop_opposite_signal_and_horizon_close_a_trade(trading, market, make_user):
+async def test_stop_opposite_signal_and_horizon_close_a_trade(trading, market, make_user, sessions):
     await make_user(symbols=("INFY",))
+    async with sessions.begin() as session:  # entered again on the day after its stop
+        unprotected = {"cooldown": None, "low_profit": None}
+        await session.execute(update(AutoTradeSettings).values(protections=unprotected))
     for change, expected in (
         ({"last": Decimal(1400)}, ExitReason.STOP),
         ({"action": Action.SELL}, ExitReason.OPPOSITE_SIGNAL),
