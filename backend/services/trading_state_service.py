@@ -1,7 +1,7 @@
 """Imposing, lifting and reading the states that hold trading back; each change is a row, a message and a log line."""
 
 import structlog
-from sqlalchemy import ColumnElement, String, and_, cast, exists, false, func, or_, select
+from sqlalchemy import ColumnElement, String, and_, cast, exists, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -23,9 +23,6 @@ log = structlog.get_logger()
 
 REASON_LENGTH_MIN = 10
 TOPIC = "trading_state.changed"
-
-IntOrColumn = int | ColumnElement[int]
-TextOrColumn = str | None | ColumnElement[str]
 
 
 async def impose(
@@ -118,26 +115,24 @@ async def standings(session: AsyncSession) -> Standings:
 
 
 def forbidden(
-    intent: Intent | ColumnElement[Intent], user_id: IntOrColumn, strategy: TextOrColumn, broker: TextOrColumn
+    intent: ColumnElement[Intent],
+    user_id: ColumnElement[int],
+    strategy: ColumnElement[str],
+    broker: ColumnElement[str],
 ) -> ColumnElement[bool]:
     """The SQL condition that something which stands forbids an order: `not permits(...)` of the domain, in a query.
 
-    For the statement that commits SUBMITTED. Each argument is a value or a column of the statement's own; `strategy`
-    is null for an order without one.
+    The arguments are columns of the query's own; an order without a strategy has null there.
     """
     period = TradingStatePeriod
     concerns = or_(
         period.scope == Scope.PLATFORM,
         and_(period.scope == Scope.USER, period.key == cast(user_id, String)),
-        and_(period.scope == Scope.STRATEGY, period.key == strategy) if strategy is not None else false(),
-        and_(period.scope == Scope.BROKER, period.key == broker) if broker is not None else false(),
+        and_(period.scope == Scope.STRATEGY, period.key == strategy),
+        and_(period.scope == Scope.BROKER, period.key == broker),
     )
     halts_exits = and_(period.state == TradingState.HALTED, period.flatten.is_(False))
-    if isinstance(intent, Intent):
-        held_back = halts_exits if intent is Intent.EXIT else period.state != TradingState.ACTIVE
-    else:
-        held_back = or_(halts_exits, and_(intent == Intent.ENTRY, period.state != TradingState.ACTIVE))
-    return exists().where(period.ended_at.is_(None), concerns, held_back)
+    return exists().where(period.ended_at.is_(None), concerns, or_(intent == Intent.ENTRY, halts_exits))
 
 
 async def periods(
