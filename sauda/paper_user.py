@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.brokers.paper import PaperBroker, deposit
+from backend.brokers.paper import PaperBroker
 from backend.domain.market import Product
 from backend.domain.modes import Mode
 from backend.models import (
@@ -16,6 +16,7 @@ from backend.models import (
     SubscriptionStatus,
     User,
 )
+from backend.services.account_service import deposit_play_money
 
 
 async def create_paper_user(
@@ -43,7 +44,7 @@ async def create_paper_user(
     )
     session.add(account)
     await session.flush()
-    await deposit(session, account.id, rupees, at)
+    await deposit_play_money(session, account.id, rupees, at)
     if mode is None:
         return
     session.add(Subscription(user_id=user.id, plan_code=plan, status=SubscriptionStatus.ACTIVE, activated_at=at))

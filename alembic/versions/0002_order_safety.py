@@ -14,12 +14,14 @@ depends_on: str | Sequence[str] | None = None
 
 STATES = "'pending', 'submitted', 'accepted', 'partially_filled', 'filled', 'rejected', 'cancel_pending', 'cancelled', 'expired', 'unknown'"
 KINDS = "'submitted', 'accepted', 'partially_filled', 'filled', 'rejected', 'cancel_requested', 'cancelled', 'expired', 'lost', 'abandoned'"
-# (table, constraint, column, its values before); the new value of each is 'denied'.
+EXITS = "'target', 'stop', 'horizon', 'opposite_signal', 'square_off'"
+# (table, constraint, column, its values before, what is added)
 WIDENED = (
-    ("orders", "orderstate", "state", STATES),
-    ("order_events", "from_state", "from_state", STATES),
-    ("order_events", "to_state", "to_state", STATES),
-    ("order_events", "ordereventkind", "kind", KINDS),
+    ("orders", "orderstate", "state", STATES, "'denied'"),
+    ("order_events", "from_state", "from_state", STATES, "'denied'"),
+    ("order_events", "to_state", "to_state", STATES, "'denied'"),
+    ("order_events", "ordereventkind", "kind", KINDS, "'denied'"),
+    ("auto_trades", "exitreason", "exit_reason", EXITS, "'kill_switch', 'external'"),
 )
 
 # The application works under this role: it owns nothing, and what is written once it can only add to.
@@ -158,6 +160,9 @@ def upgrade() -> None:
         sa.Column("account_id", sa.BigInteger(), nullable=False),
         sa.Column("trade_date", sa.Date(), nullable=False),
         sa.Column("equity_rupees", sa.Numeric(), nullable=False),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
         sa.ForeignKeyConstraint(["account_id"], ["broker_accounts.id"], name=op.f("fk_day_equity_account_id")),
         sa.PrimaryKeyConstraint("account_id", "trade_date", name=op.f("pk_day_equity")),
     )
@@ -342,9 +347,9 @@ def upgrade() -> None:
         for column in columns:
             op.alter_column(table, column, server_default=None)
     op.execute("UPDATE plans SET live = code <> 'free'")
-    for table, name, column, values in WIDENED:
+    for table, name, column, values, added in WIDENED:
         op.drop_constraint(op.f(f"ck_{table}_{name}"), table, type_="check")
-        op.create_check_constraint(op.f(f"ck_{table}_{name}"), table, f"{column} IN ({values}, 'denied')")
+        op.create_check_constraint(op.f(f"ck_{table}_{name}"), table, f"{column} IN ({values}, {added})")
     op.create_check_constraint(
         op.f("ck_orders_no_order_without_a_limit"), "orders", "limit_price IS NOT NULL OR origin = 'external'"
     )
@@ -361,7 +366,7 @@ def downgrade() -> None:
         op.execute(statement)
     op.drop_constraint(op.f("ck_orders_engine_orders_have_a_cycle"), "orders", type_="check")
     op.drop_constraint(op.f("ck_orders_no_order_without_a_limit"), "orders", type_="check")
-    for table, name, column, values in WIDENED:
+    for table, name, column, values, _ in WIDENED:
         op.drop_constraint(op.f(f"ck_{table}_{name}"), table, type_="check")
         op.create_check_constraint(op.f(f"ck_{table}_{name}"), table, f"{column} IN ({values})")
     op.drop_column("plans", "live")

@@ -55,6 +55,8 @@ class Broker(Protocol):
     """One broker. Reads of many accounts come in one call, so that an adapter may batch or run them concurrently."""
 
     name: str
+    real_money: bool
+    """Whether its orders trade real money: then all three live switches must be on."""
     absence_is_proof_after_s: float | None
     """Seconds after which absence from the book proves that an order never arrived; None where it proves nothing."""
 

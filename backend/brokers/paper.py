@@ -96,6 +96,7 @@ class PaperBroker:
     """One book for all paper accounts. Whatever changes an account is one transaction under that account's lock."""
 
     name = "paper"
+    real_money = False
     # A place is one transaction with a deadline of PLACE_TIMEOUT_S; after 10 s without a row it was never committed.
     absence_is_proof_after_s: float | None = 10.0
 

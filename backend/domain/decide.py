@@ -12,7 +12,8 @@ from backend.domain.orders import Intent
 from backend.domain.ranking import Candidate, MarketView, Ranking, SignalAction, edge_survives
 from backend.domain.reasons import Reason
 from backend.domain.risk import Approved, Denied, OrderIntent, QuoteView, RiskLimits, check, quote_problem
-from backend.domain.sizing import budget_rupees, whole_shares
+from backend.domain.sizing import ENTRY_CHARGES_FRACTION, budget_rupees, whole_shares
+from backend.domain.trading_states import Effective, Standings, held_back, permits
 
 
 class TradeStatus(StrEnum):
@@ -29,6 +30,8 @@ class ExitReason(StrEnum):
     HORIZON = "horizon"
     OPPOSITE_SIGNAL = "opposite_signal"
     SQUARE_OFF = "square_off"
+    KILL_SWITCH = "kill_switch"
+    EXTERNAL = "external"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,10 @@ class OpenTrade:
 class UserState:
     """One user at the instant of decision. Money in rupees; `blocked`: symbols not to be entered, and why.
 
-    `paused`: no symbol is to be entered, and why; exits go on.
+    `standings` is what holds trading back now; `day_equity` what the account was worth at the day's first look.
+
+    `paused`: no symbol is to be entered, and why; exits go on. `standings` is what holds trading back now,
+    `day_equity` what the account was worth at the day's first look, None before it.
     """
 
     user_id: int
@@ -71,6 +77,13 @@ class UserState:
     blocked: Mapping[str, Reason]
     unavailable: Reason | None = None
     paused: Reason | None = None
+    broker: str = ""
+    standings: Standings = field(default_factory=lambda: Standings(()))
+    day_equity: Decimal | None = None
+
+    def standing(self, strategy: str | None = None) -> Effective:
+        """What holds for this user's orders, of one strategy where it is named."""
+        return self.standings.effective(self.user_id, strategy, self.broker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +128,11 @@ def decide(market: MarketView, ranking: Ranking, user: UserState, limits: RiskLi
     decision = UserDecision(user)
     if user.unavailable is not None:
         return decision
+    flatten = user.standing().flatten
     for trade in user.open_trades:
-        _decide_exit(market, trade, decision, limits)
+        reason = ExitReason.KILL_SWITCH if flatten else exit_reason(market, trade)
+        if reason is not None:
+            _decide_exit(market, trade, reason, decision, limits)
     if user.enabled:
         _decide_entries(market, ranking, decision, limits)
     return decision
@@ -141,12 +157,15 @@ def exit_reason(market: MarketView, trade: OpenTrade) -> ExitReason | None:
     return None
 
 
-def _decide_exit(market: MarketView, trade: OpenTrade, decision: UserDecision, limits: RiskLimits) -> None:
-    reason = exit_reason(market, trade)
-    if reason is None:
-        return
+def _decide_exit(
+    market: MarketView, trade: OpenTrade, reason: ExitReason, decision: UserDecision, limits: RiskLimits
+) -> None:
     if trade.entering:
         decision.entry_cancels.append(trade)
+        return
+    standing = decision.user.standing(trade.strategy)
+    if not permits(standing, Intent.EXIT):
+        decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, held_back(standing), trade.held, None, reason))
         return
     if not market.continuous.get(trade.symbol, False):
         decision.outcomes.append(
@@ -184,7 +203,8 @@ def _decide_entries(market: MarketView, ranking: Ranking, decision: UserDecision
         symbol = candidate.signal.symbol
         if symbol not in user.symbols:
             continue
-        denied = user.blocked.get(symbol, user.paused)
+        standing = user.standing(candidate.signal.strategy)
+        denied = user.blocked.get(symbol, user.paused) if permits(standing, Intent.ENTRY) else held_back(standing)
         if denied is None and plan_left <= 0:
             denied = Reason.PLAN_LIMIT
         if denied is None and own_left is not None and own_left <= 0:
@@ -198,9 +218,9 @@ def _decide_entries(market: MarketView, ranking: Ranking, decision: UserDecision
             decision.outcomes.append(Outcome(symbol, Intent.ENTRY, verdict.reason, 0, candidate.limit_price))
             continue
         order = verdict.order
-        value = order.limit_price * order.quantity
-        cash_free -= value * (1 + ENTRY_CHARGES_FRACTION)
-        in_use += value
+        needed = order.limit_price * order.quantity * (1 + ENTRY_CHARGES_FRACTION)
+        cash_free -= needed
+        in_use += needed
         plan_left -= 1
         own_left = None if own_left is None else own_left - 1
         ends_on = market.today if user.product is Product.MIS else market.horizon_end(candidate.signal.horizon_sessions)
@@ -244,7 +264,3 @@ def _whole_lots(shares: int, quote: QuoteView) -> int:
     """As many of `shares` as one order may carry: whole lots, at most the freeze quantity."""
     shares = min(shares, quote.freeze_quantity)
     return shares - shares % quote.lot
-
-
-ENTRY_CHARGES_FRACTION = Decimal("0.0015")
-"""Reserve for the entry's own charges when sizing: delivery buys cost about 0.12 % on NSE."""

@@ -110,9 +110,9 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.ORDERS_PER_SECOND: "Too many orders in this second; it is tried again on the next cycle.",
     Reason.ORDERS_PER_MINUTE: "Too many orders in this minute; it is tried again on the next cycle.",
     Reason.ORDERS_PER_DAY: "The broker's orders of the day are used up; they return tomorrow.",
-    Reason.SYMBOL_ORDER_RATE: "More orders in one symbol than any strategy needs: trading was halted for a person to look.",
+    Reason.SYMBOL_ORDER_RATE: "More orders in one symbol than any strategy needs: halted for a person to look.",
     Reason.REJECTIONS_RUNNING: "The broker refused several orders in a row: trading was halted for a person to look.",
-    Reason.ORDERS_EXCEED_INTENTS: "More orders at the broker than Sauda recorded: trading was halted for a person to look.",
+    Reason.ORDERS_EXCEED_INTENTS: "More orders at the broker than Sauda recorded: halted for a person to look.",
     Reason.LIVE_SWITCH_OFF: "Real orders need the deployment's, the plan's and compliance's, and your own switch.",
 }
 """What the user can do about each reason, in one sentence."""

@@ -3,6 +3,8 @@
 from decimal import ROUND_FLOOR, Decimal
 
 FUNDS_IN_USE_FRACTION_MAX = Decimal("0.80")
+ENTRY_CHARGES_FRACTION = Decimal("0.0015")
+"""Reserve for the entry's own charges when sizing: delivery buys cost about 0.12 % on NSE."""
 
 
 def budget_rupees(funds_total: Decimal, funds_in_use: Decimal, cash_free: Decimal, fraction: Decimal) -> Decimal:

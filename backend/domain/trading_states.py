@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from backend.domain.orders import Intent
+from backend.domain.reasons import Reason
 
 DETAIL_LENGTH_MAX = 300
 
@@ -121,6 +122,11 @@ def permits(effective: Effective, intent: Intent) -> bool:
     if effective.state is TradingState.ACTIVE:
         return True
     return intent is Intent.EXIT and (effective.state is TradingState.REDUCING or effective.flatten)
+
+
+def held_back(effective: Effective) -> Reason:
+    """The reason to give for an order that what stands does not permit."""
+    return Reason.TRADING_HALTED if effective.state is TradingState.HALTED else Reason.TRADING_REDUCING
 
 
 def imposed(standing: Standing | None, wanted: Standing) -> Standing | None:

@@ -57,3 +57,4 @@ class DayEquity(Base):
     account_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("broker_accounts.id"), primary_key=True)
     trade_date: Mapped[date] = mapped_column(primary_key=True)
     equity_rupees: Mapped[Money]
+    created_at: Mapped[CreatedAt]

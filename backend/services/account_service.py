@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 from sqlalchemy import func, select
@@ -17,6 +18,7 @@ from backend.domain.decide import TradeStatus
 from backend.errors import ConflictError, InvalidRequestError, NotAuthenticatedError, NotFoundError
 from backend.models import AutoTrade, BrokerAccount, BrokerAccountStatus, User
 from backend.security import Security
+from backend.services import ledger_service
 from backend.services.context import Trading
 
 ACCOUNTS_PER_USER_MAX = 5
@@ -95,8 +97,14 @@ async def open_account(
         session.add(account)
         await session.flush()
         await session.refresh(account)
-        await deposit(session, account.id, deposit_rupees, now)
+        await deposit_play_money(session, account.id, deposit_rupees, now)
     return (await with_funds(trading, [account]))[0]
+
+
+async def deposit_play_money(session: AsyncSession, account_id: int, rupees: Decimal, at: datetime) -> None:
+    """Put play money into a paper account: in the paper broker's book and in our own. Joins the transaction."""
+    await deposit(session, account_id, rupees, at)
+    await ledger_service.open_books(session, account_id, rupees, at)
 
 
 async def accounts_of(session: AsyncSession, user_id: int) -> list[BrokerAccount]:

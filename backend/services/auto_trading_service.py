@@ -22,15 +22,17 @@ from backend.services.cycle_service import (
     claim_shard,
     finish_cycle,
     finish_shard,
+    kept,
     open_cycle,
     planned_tick,
     record_missed,
     store_inputs,
 )
+from backend.services.day_loss_service import watch_day_loss
 from backend.services.gather_service import MarketInputs, gather_market, gather_users
-from backend.services.order_service import send
 from backend.services.reconcile_service import cancel_entries, reconcile
 from backend.services.record_service import Recorded, record
+from backend.services.send_service import send
 
 log = structlog.get_logger()
 
@@ -130,19 +132,21 @@ async def run_shard(
 ) -> None:
     """One shard of users: gather → decide → record → send → settle. A newer claim ends it quietly."""
     market = inputs.view
-    users = await gather_users(trading, claim.shard, claim.shards, market)
-    decisions = decide_all(market, rankings, users, trading.rules.limits)
-    try:
-        recorded = await record(trading, claim, cycle.scheduled_at, market.now, market.today, decisions)
-    except FencedError as fenced:
-        log.warning("record_fenced", detail=str(fenced))
-        return
-    count(report, decisions)
-    try:
-        await send(trading, claim, recorded, market.now)
-    finally:
-        # What was not sent is free at once: the next reconciliation drops it, and the next tick decides anew.
-        await finish_shard(trading.sessions, claim)
+    async with kept(trading, claim):
+        users = await gather_users(trading, claim.shard, claim.shards, market)
+        users = await watch_day_loss(trading, users, market)
+        decisions = decide_all(market, rankings, users, trading.rules.limits)
+        try:
+            recorded = await record(trading, claim, cycle.scheduled_at, market.now, market.today, decisions)
+        except FencedError as fenced:
+            log.warning("record_fenced", detail=str(fenced))
+            return
+        count(report, decisions)
+        try:
+            await send(trading, claim, recorded, market.now)
+        finally:
+            # What was not sent is free at once: the next reconciliation drops it, and the next tick decides anew.
+            await finish_shard(trading.sessions, claim)
     await settle(trading, recorded, decisions, market.now)
 
 

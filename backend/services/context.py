@@ -1,11 +1,13 @@
 """What every use case of trading is given: its collaborators, wired once in main.py."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 
 from backend.brokers.base import Broker
 from backend.db import Sessions
+from backend.domain.gate import GateLimits
 from backend.domain.risk import RiskLimits
 from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
@@ -15,7 +17,11 @@ from contracts.common import Environment
 
 @dataclass(frozen=True, slots=True)
 class TradingRules:
-    """The deployment's choices: market seconds, sessions, shares of users, real seconds."""
+    """The deployment's choices: market seconds, sessions, shares of users, real seconds.
+
+    `lease_s`: how long a claim on a shard outlives its silent holder. An order whose send was not answered is looked
+    up in the broker's book `lookups_max` times, `lookup_every_s` apart, from `lookup_from_s` after the send.
+    """
 
     environment: Environment
     trader: str
@@ -25,11 +31,34 @@ class TradingRules:
     order_rest_s_max: int
     decisions_kept_days: int
     limits: RiskLimits
-    lease_s: float = 60.0
+    gate: GateLimits = field(default_factory=GateLimits)
+    live_trading: bool = False
+    day_loss_fraction_max: Decimal = Decimal("0.02")
+    lease_s: float = 5.0
+    lookup_from_s: float = 5.0
+    lookup_every_s: float = 2.0
+    lookups_max: int = 5
     send_timeout_s: float = 2.0
     entry_send_s_max: float = 10.0
     sends_at_once_max: int = 8
     shards_at_once: int = 2
+
+
+class Sends:
+    """This process's own count of what may go to a broker: each commit of SUBMITTED is good for one send."""
+
+    def __init__(self) -> None:
+        self._committed: set[int] = set()
+
+    def committed(self, order_id: int) -> None:
+        self._committed.add(order_id)
+
+    def take(self, order_id: int) -> bool:
+        """Use up an order's commit; False where it has none (left): then it must not be sent."""
+        if order_id not in self._committed:
+            return False
+        self._committed.remove(order_id)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +73,4 @@ class Trading:
     rules: TradingRules
     clock: Callable[[], Awaitable[datetime]]
     announce: Callable[[str], None]
+    sends: Sends = field(default_factory=Sends)

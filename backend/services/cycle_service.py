@@ -1,11 +1,16 @@
 """The trading clock's rows: opening a tick once, and claiming its shards under growing fencing tokens."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.db import Sessions
@@ -13,6 +18,8 @@ from backend.domain.calendar import IST
 from backend.domain.orders import Intent
 from backend.models import Cycle, CycleShard, CycleStatus, Order, fencing_token
 from backend.services.context import Trading
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +135,30 @@ async def hold(session: AsyncSession, claim: ShardClaim, lease_s: float) -> None
     )
     if held is None:
         raise FencedError(f"shard {claim.shard} of cycle {claim.cycle_id} has a newer claim")
+
+
+@asynccontextmanager
+async def kept(trading: Trading, claim: ShardClaim) -> AsyncIterator[None]:
+    """Renew a claim's lease while the block runs, so that a lease may be short: only who fell silent loses it."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(trading.rules.lease_s / 3)
+            try:
+                async with trading.sessions.begin() as session:
+                    await hold(session, claim, trading.rules.lease_s)
+            except FencedError:
+                return
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("lease_not_renewed", cycle=claim.cycle_id, shard=claim.shard, error=repr(error))
+
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        with suppress(asyncio.CancelledError):
+            await renewing
 
 
 async def fence(session: AsyncSession, cycle_id: int, shard: int) -> None:

@@ -1,141 +1,24 @@
-"""Sending recorded orders, and applying what happened to them: the only code that moves an order's state."""
+"""Applying what happened to an order: the only code that moves its state, and all that follows from it."""
 
-import asyncio
-import time
-from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 
-import structlog
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.brokers.base import Broker, OrderRejectedError, OrderRequest
 from backend.domain.calendar import IST
 from backend.domain.decide import TradeStatus
-from backend.domain.orders import Intent, OrderEventKind, OrderState, transition
+from backend.domain.orders import Intent, OrderEventKind, transition
 from backend.domain.positions import Execution
 from backend.domain.reconcile import BookTrade
 from backend.domain.trades import TradeFill, TradeSummary, summarize
-from backend.errors import SaudaError
-from backend.models import (
-    AutoTrade,
-    AutoTradeSettings,
-    BrokerAccount,
-    Fill,
-    Order,
-    OrderEvent,
-    OrderOrigin,
-    OutboxMessage,
-)
-from backend.services.context import Trading
-from backend.services.cycle_service import FencedError, ShardClaim, hold
-from backend.services.record_service import Recorded, refund_quota
-
-log = structlog.get_logger()
+from backend.models import AutoTrade, Fill, Order, OrderEvent, OrderOrigin, OutboxMessage
+from backend.services import ledger_service
+from backend.services.record_service import refund_quota
 
 
-async def send(trading: Trading, claim: ShardClaim, recorded: Sequence[Recorded], market_now: datetime) -> None:
-    """Send a shard's recorded orders, exits first, a few at a time; each outcome is written as soon as it is known.
-
-    What is not sent stays PENDING and is abandoned by reconciliation: entries whose quotes have grown old meanwhile,
-    and all of it once a newer claim has fenced this one.
-    """
-    brokers = await _broker_names(trading, {order.account_id for order in recorded})
-    entries_until = time.monotonic() + trading.rules.entry_send_s_max
-    at_once = asyncio.Semaphore(trading.rules.sends_at_once_max)
-
-    async def one(order: Recorded) -> None:
-        async with at_once:
-            if order.approved.order.intent is Intent.ENTRY and time.monotonic() > entries_until:
-                log.warning("entry_too_late", order=order.order_id)
-                return
-            await _send_one(trading, claim, order, trading.brokers[brokers[order.account_id]], market_now)
-
-    failures: list[BaseException] = []
-    for intent in (Intent.EXIT, Intent.ENTRY):
-        batch = [order for order in recorded if order.approved.order.intent is intent]
-        results = await asyncio.gather(*(one(order) for order in batch), return_exceptions=True)
-        failures += [result for result in results if isinstance(result, BaseException)]
-    fenced = [failure for failure in failures if isinstance(failure, FencedError)]
-    if fenced:
-        log.warning("send_fenced", cycle=claim.cycle_id, shard=claim.shard, unsent=len(fenced))
-    for failure in failures:
-        if not isinstance(failure, FencedError):
-            raise failure
-
-
-async def _send_one(
-    trading: Trading, claim: ShardClaim, recorded: Recorded, broker: Broker, market_now: datetime
-) -> None:
-    """SUBMITTED is committed under the current fencing token before the broker hears of the order."""
-    wanted = recorded.approved.order
-    began = time.monotonic()
-    async with trading.sessions.begin() as session:
-        await hold(session, claim, trading.rules.lease_s)
-        order = await _lock(session, recorded.order_id)
-        if wanted.intent is Intent.ENTRY and not await _still_enabled(session, recorded.user_id):
-            return
-        await apply_event(session, order, OrderEventKind.SUBMITTED, "", market_now)
-        order.submitted_at = await session.scalar(select(func.clock_timestamp()))
-    if time.monotonic() - began > trading.rules.send_timeout_s:
-        # Stalled between the commit and the socket: others may already count on its absence. It is not sent.
-        await _answer(trading, recorded.order_id, OrderEventKind.ABANDONED, "stalled before the send", None, market_now)
-        return
-    request = OrderRequest(
-        wanted.symbol,
-        wanted.exchange,
-        wanted.side,
-        wanted.product,
-        wanted.order_type,
-        wanted.quantity,
-        wanted.limit_price,
-        recorded.client_order_id,
-    )
-    try:
-        async with asyncio.timeout(trading.rules.send_timeout_s):
-            broker_order_id = await broker.place(recorded.account_id, request)
-    except OrderRejectedError as refusal:
-        await _answer(trading, recorded.order_id, OrderEventKind.REJECTED, refusal.detail, None, market_now)
-    except (TimeoutError, SaudaError) as silence:
-        # Nobody knows whether the order exists: it stays SUBMITTED until the broker's book tells.
-        log.warning("send_outcome_unknown", order=recorded.order_id, error=repr(silence))
-    else:
-        detail = f"accepted as {broker_order_id}"
-        await _answer(trading, recorded.order_id, OrderEventKind.ACCEPTED, detail, broker_order_id, market_now)
-
-
-async def _answer(
-    trading: Trading,
-    order_id: int,
-    event: OrderEventKind,
-    detail: str,
-    broker_order_id: str | None,
-    market_now: datetime,
-) -> None:
-    async with trading.sessions.begin() as session:
-        order = await _lock(session, order_id)
-        order.broker_order_id = broker_order_id or order.broker_order_id
-        if order.state is OrderState.SUBMITTED:
-            await apply_event(session, order, event, detail, market_now)
-        else:
-            # Reconciliation was faster; what it concluded stands until the book, which it keeps reading, says more.
-            log.warning("answer_came_late", order=order_id, state=order.state.value, answer=event.value)
-
-
-async def _still_enabled(session: AsyncSession, user_id: int) -> bool:
-    return bool(await session.scalar(select(AutoTradeSettings.enabled).where(AutoTradeSettings.user_id == user_id)))
-
-
-async def _broker_names(trading: Trading, account_ids: set[int]) -> dict[int, str]:
-    async with trading.sessions() as session:
-        rows = await session.execute(
-            select(BrokerAccount.id, BrokerAccount.broker).where(BrokerAccount.id == func.any(list(account_ids)))
-        )
-        return {row.id: row.broker for row in rows}
-
-
-async def _lock(session: AsyncSession, order_id: int) -> Order:
+async def lock_order(session: AsyncSession, order_id: int) -> Order:
+    """The order as it is now, locked until the transaction ends."""
     return (await session.scalars(select(Order).where(Order.id == order_id).with_for_update())).one()
 
 
@@ -167,7 +50,13 @@ async def apply_event(
         )
     )
     order.state = after
-    if kind in {OrderEventKind.REJECTED, OrderEventKind.LOST, OrderEventKind.EXPIRED, OrderEventKind.ABANDONED}:
+    if kind in {
+        OrderEventKind.REJECTED,
+        OrderEventKind.LOST,
+        OrderEventKind.EXPIRED,
+        OrderEventKind.ABANDONED,
+        OrderEventKind.DENIED,
+    }:
         order.status_message = detail[:300]
     if trade is not None:
         _add_fill(session, order, trade)
@@ -178,6 +67,23 @@ async def apply_event(
     counted = order.origin is OrderOrigin.ENGINE and order.intent is Intent.ENTRY
     if never_existed and counted and not order.filled_quantity:
         await refund_quota(session, order.user_id, order.decided_at.astimezone(IST).date())
+    if trade is not None:
+        await ledger_service.post_fill(session, order, trade)
+    await ledger_service.release_rest(session, order, market_at)
+    if kind is OrderEventKind.LOST:
+        _alert_unknown(session, order)
+
+
+def _alert_unknown(session: AsyncSession, order: Order) -> None:
+    """Tell the owner that a person may have to look: the broker's book does not show what was sent."""
+    payload = {
+        "order_id": order.id,
+        "symbol": order.symbol,
+        "side": order.side.value,
+        "quantity": order.quantity,
+        "message": f"{order.symbol} is blocked until the broker's book, or a person, settles this order.",
+    }
+    session.add(OutboxMessage(topic="order.unknown", user_id=order.user_id, payload=payload))
 
 
 def _add_fill(session: AsyncSession, order: Order, trade: BookTrade) -> None:

@@ -258,6 +258,8 @@ async def _abandon_unsent(trading: Trading, market_now: datetime) -> int:
         ).all()
         abandoned = 0
         for cycle_id, shard in shards:
+            if cycle_id is None or shard is None:
+                continue  # the join leaves none
             await fence(session, cycle_id, shard)
             unsent = await session.scalars(
                 select(Order)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -22,13 +23,14 @@ from backend.services.cycle_service import ShardClaim, hold
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """An approved order that stands in the database as PENDING."""
+    """An approved order that stands in the database as PENDING; `funds_total` is what it was sized on, in rupees."""
 
     order_id: int
     client_order_id: str
     user_id: int
     account_id: int
     approved: Approved
+    funds_total: Decimal
 
 
 _TRADE_COLUMNS = [
@@ -297,7 +299,7 @@ def _order_row(
 
 
 def _recorded(row: tuple[Any, ...], user: UserState, approved: Approved) -> Recorded:
-    return Recorded(row[0], row[1], user.user_id, user.account_id, approved)
+    return Recorded(row[0], row[1], user.user_id, user.account_id, approved, user.funds_total)
 
 
 def _decision_rows(cycle_id: int, decisions: Sequence[UserDecision]) -> list[tuple[Any, ...]]:

@@ -103,9 +103,10 @@ async def positions_of(session: AsyncSession, trades: Iterable[AutoTrade]) -> di
     if not held:
         return {}
     rows = await session.execute(
-        select(Order.auto_trade_id, Fill.side, Fill.quantity, Fill.price, Fill.charges)
+        select(AutoTrade.id, Fill.side, Fill.quantity, Fill.price, Fill.charges)
         .join(Order, Order.id == Fill.order_id)
-        .where(Order.auto_trade_id.in_(held))
+        .join(AutoTrade, AutoTrade.id == Order.auto_trade_id)
+        .where(AutoTrade.id.in_(held))
         .order_by(Fill.filled_at, Fill.id)
     )
     executions: dict[int, list[Execution]] = defaultdict(list)

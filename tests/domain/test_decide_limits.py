@@ -151,7 +151,7 @@ def test_funds_last_until_a_limit_is_reached_and_then_the_reason_is_said() -> No
     market = make_market(quotes, {symbol: make_signal(symbol, 100) for symbol in symbols})
     user = make_user(mode=Mode.AGGRESSIVE, symbols=frozenset(symbols), plan_entries_left=100)
     decision = decided(market, user)
-    assert [e.approved.order.quantity for e in decision.entries] == [497] * 8 + [12]
+    assert [e.approved.order.quantity for e in decision.entries] == [497] * 8 + [6]
     assert sum(e.approved.order.limit_price * e.approved.order.quantity for e in decision.entries) <= 400_000
     assert [o.reason for o in decision.outcomes] == [None] * 9 + [Reason.FUNDS_IN_USE_LIMIT]
     assert decided(market, replace(user, plan_entries_left=3)).outcomes[3].reason is Reason.PLAN_LIMIT

@@ -10,7 +10,7 @@ import pytest
 from httpx_aiohttp import AiohttpTransport
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from backend.brokers.paper import PaperBroker, PaperMarket, deposit
+from backend.brokers.paper import PaperBroker, PaperMarket
 from backend.domain.calendar import IST, standard_calendar
 from backend.domain.market import Product
 from backend.domain.modes import Mode
@@ -23,6 +23,7 @@ from backend.models import (
     SubscriptionStatus,
     User,
 )
+from backend.services.account_service import deposit_play_money
 from backend.services.context import Trading, TradingRules
 from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
@@ -110,7 +111,7 @@ def make_user(sessions: async_sessionmaker[AsyncSession], market: Market) -> Mak
                 AutoTradeSettings(user_id=user.id, enabled=enabled, mode=mode, product=product, symbols=list(symbols))
             )
             await session.flush()
-            await deposit(session, account.id, cash, market.now)
+            await deposit_play_money(session, account.id, cash, market.now)
             return user.id
 
     return make

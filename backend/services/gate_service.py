@@ -1,0 +1,126 @@
+"""What the gate before the socket must know of an account, read in one statement under the account's lock."""
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from backend.brokers.base import Broker
+from backend.domain.gate import AccountFacts, GateLimits, LiveSwitches
+from backend.domain.trading_states import Cause, Scope, TradingState
+from backend.models import AutoTrade, BrokerAccount, LivePermission, Order, Plan, Subscription, SubscriptionStatus
+from backend.services.context import TradingRules
+from backend.services.record_service import Recorded
+from backend.services.trading_state_service import impose, standings
+from contracts.common import Environment
+
+# Days and seconds are real ones, as brokers count them. What was sent before a person lifted a halt is forgiven.
+_FACTS = text("""
+    WITH lifted AS (
+             SELECT coalesce(max(ended_at), '-infinity') AS at FROM trading_states
+              WHERE (scope = 'platform' OR (scope = 'user' AND key = CAST(CAST(:user_id AS bigint) AS text)))),
+         sent AS (
+             SELECT symbol, state, submitted_at FROM orders
+              WHERE account_id = :account_id AND origin <> 'external'
+                AND submitted_at > least(
+                    date_trunc('day', clock_timestamp() AT TIME ZONE 'Asia/Kolkata') AT TIME ZONE 'Asia/Kolkata',
+                    clock_timestamp() - make_interval(secs => :window_s))),
+         live AS (
+             SELECT symbol, side, quantity - filled_quantity AS open, limit_price FROM orders
+              WHERE user_id = :user_id AND account_id = :account_id AND id <> :order_id
+                AND state IN ('submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown'))
+    SELECT (SELECT count(*) FROM sent WHERE submitted_at > clock_timestamp() - interval '1 second') AS last_second,
+           (SELECT count(*) FROM sent WHERE submitted_at > clock_timestamp() - interval '1 minute') AS last_minute,
+           (SELECT count(*) FROM sent) AS today,
+           (SELECT count(*) FROM sent, lifted WHERE symbol = :symbol AND submitted_at > lifted.at
+               AND submitted_at > clock_timestamp() - make_interval(secs => :window_s)) AS symbol_sent,
+           EXISTS (SELECT FROM live WHERE symbol = :symbol AND side <> :side) AS opposite,
+           coalesce((SELECT sum(open * limit_price) FROM live WHERE side = 'buy'), 0)
+               + coalesce((SELECT sum(balance) FROM ledger_balances
+                            WHERE account_id = :account_id AND ledger_account = 'positions'), 0) AS open_value,
+           coalesce((SELECT quantity FROM ledger_balances
+                      WHERE account_id = :account_id AND ledger_account = 'positions' AND symbol = :symbol), 0)
+               - coalesce((SELECT sum(open) FROM live WHERE side = 'sell' AND symbol = :symbol), 0) AS shares_free,
+           coalesce((SELECT balance FROM ledger_balances
+                      WHERE account_id = :account_id AND ledger_account = 'cash' AND symbol = ''), 0) AS cash_free
+""")
+
+
+async def facts_of(
+    session: AsyncSession, rules: TradingRules, order: Order, recorded: Recorded, broker: Broker
+) -> AccountFacts:
+    """The account as the gate must see it. Joins the transaction, which has locked order and account."""
+    row = (
+        await session.execute(
+            _FACTS,
+            {
+                "user_id": order.user_id,
+                "account_id": order.account_id,
+                "order_id": order.id,
+                "symbol": order.symbol,
+                "side": order.side.value,
+                "window_s": rules.gate.symbol_window_s,
+            },
+        )
+    ).one()
+    strategy = await session.scalar(select(AutoTrade.strategy).where(AutoTrade.id == order.auto_trade_id))
+    return AccountFacts(
+        standing=(await standings(session)).effective(order.user_id, strategy, broker.name),
+        cash_free=row.cash_free,
+        funds_total=recorded.funds_total,
+        open_value=row.open_value,
+        shares_free=int(row.shares_free),
+        opposite_open=row.opposite,
+        sent_last_second=row.last_second,
+        sent_last_minute=row.last_minute,
+        sent_today=row.today,
+        symbol_sent=row.symbol_sent,
+        rejections_running=await _rejections_running(session, rules.gate, order),
+        live_switches=await _live_switches(session, rules, order.user_id, broker),
+    )
+
+
+async def _live_switches(
+    session: AsyncSession, rules: TradingRules, user_id: int, broker: Broker
+) -> LiveSwitches | None:
+    if not broker.real_money:
+        return None
+    permission = await session.get(LivePermission, user_id, populate_existing=True)
+    planned = await session.scalar(
+        select(Plan.live)
+        .join(Subscription, Subscription.plan_code == Plan.code)
+        .where(Subscription.user_id == user_id, Subscription.status == SubscriptionStatus.ACTIVE)
+    )
+    approved = permission is not None and permission.approved_at is not None
+    return LiveSwitches(
+        deployment=rules.live_trading and rules.environment is Environment.LIVE,
+        compliance=bool(planned) and approved,
+        user=permission is not None and permission.confirmed_at is not None,
+    )
+
+
+_REJECTIONS = text("""
+    SELECT count(*) FROM (
+        SELECT state FROM orders
+         WHERE account_id = :account_id AND origin <> 'external' AND state <> 'submitted' AND submitted_at > (
+               SELECT coalesce(max(ended_at), '-infinity') FROM trading_states
+                WHERE (scope = 'platform' OR (scope = 'user' AND key = CAST(CAST(:user_id AS bigint) AS text))))
+         ORDER BY submitted_at DESC LIMIT :rejections_max) newest
+     WHERE state = 'rejected'
+""")
+
+
+async def _rejections_running(session: AsyncSession, limits: GateLimits, order: Order) -> int:
+    """How many of the account's newest settled sends, up to the limit, were refused."""
+    count = await session.scalar(
+        _REJECTIONS,
+        {"account_id": order.account_id, "user_id": order.user_id, "rejections_max": limits.rejections_running_max},
+    )
+    return count or 0
+
+
+async def halt_after_rejections(session: AsyncSession, limits: GateLimits, order: Order) -> None:
+    """HALT the owner of a refused order whose broker has refused the account's last few orders, one and all."""
+    running = await _rejections_running(session, limits, order)
+    if running >= limits.rejections_running_max:
+        broker = await session.scalar(select(BrokerAccount.broker).where(BrokerAccount.id == order.account_id))
+        detail = f"{broker} refused {running} orders in a row, the last one: {order.status_message or ''}"
+        await impose(session, Scope.USER, str(order.user_id), TradingState.HALTED, Cause.REJECTIONS, detail)
