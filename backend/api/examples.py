@@ -45,6 +45,17 @@ _ACCOUNT: Json = _ACCOUNT_REF | {
     "problem": None,
 }
 _MODE_RULES: Json = {"return_net_min": 0.015, "confidence_min": 0.7, "funds_fraction_per_trade": 0.075}
+_PROTECTIONS: Json = {
+    "cooldown": {"pause_sessions": 1, "stops_only": True},
+    "stoploss_guard": {"lookback_sessions": 5, "stops_min": 4, "symbol_stops_min": None, "pause_sessions": 2},
+    "max_drawdown": {
+        "lookback_sessions": 20,
+        "trades_min": 5,
+        "drawdown_fraction_max": 0.06,
+        "pause_sessions": 5,
+    },
+    "low_profit": {"lookback_sessions": 20, "trades_min": 2, "return_fraction_min": -0.03, "pause_sessions": 10},
+}
 _SETTINGS: Json = {
     "enabled": True,
     "enabled_at": "2026-03-02T09:10:00+05:30",
@@ -53,6 +64,7 @@ _SETTINGS: Json = {
     "product": "cnc",
     "symbols": ["RELIANCE", "TCS", "INFY"],
     "entries_per_day_max": None,
+    "protections": _PROTECTIONS,
 }
 _SETTINGS_REPLY: Json = _ENVIRONMENT | {
     "settings": _SETTINGS,
@@ -176,6 +188,14 @@ _STATUS: Json = _ENVIRONMENT | {
         {
             "reason": "market_not_continuous",
             "next_step": "Orders go out in the continuous session only; market status shows the next one.",
+        }
+    ],
+    "protections": [
+        {
+            "rule": "cooldown",
+            "symbol": "TCS",
+            "until": "2026-03-05",
+            "detail": "TCS was left by its stop on 2026-03-02: no entry in TCS before 2026-03-05.",
         }
     ],
 }
@@ -347,6 +367,7 @@ REQUESTS: dict[str, Json] = {
         "product": "cnc",
         "symbols": ["RELIANCE", "TCS", "INFY"],
         "entries_per_day_max": 2,
+        "protections": _PROTECTIONS | {"cooldown": {"pause_sessions": 3, "stops_only": False}},
     },
     "correct_calendar": _OVERRIDE,
     "pull_kill_switch": {"flatten": False, "reason": "I want to look at this first"},

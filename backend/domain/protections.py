@@ -27,6 +27,8 @@ LOOKBACK_SESSIONS_MAX = 40
 PAUSE_SESSIONS_MAX = 20
 COUNT_MAX = 100
 """The most stops or trades a rule may ask for."""
+DRAWDOWN_FRACTION_LEAST = Decimal("0.001")
+RETURN_FRACTION_LEAST = Decimal(-1)
 
 
 def _count(name: str, value: int, maximum: int) -> None:
@@ -102,7 +104,7 @@ class MaxDrawdown:
     def __post_init__(self) -> None:
         _count("lookback_sessions", self.lookback_sessions, LOOKBACK_SESSIONS_MAX)
         _count("trades_min", self.trades_min, COUNT_MAX)
-        _fraction("drawdown_fraction_max", self.drawdown_fraction_max, Decimal("0.001"))
+        _fraction("drawdown_fraction_max", self.drawdown_fraction_max, DRAWDOWN_FRACTION_LEAST)
         _count("pause_sessions", self.pause_sessions, PAUSE_SESSIONS_MAX)
 
 
@@ -122,7 +124,7 @@ class LowProfit:
     def __post_init__(self) -> None:
         _count("lookback_sessions", self.lookback_sessions, LOOKBACK_SESSIONS_MAX)
         _count("trades_min", self.trades_min, COUNT_MAX)
-        _fraction("return_fraction_min", self.return_fraction_min, Decimal(-1))
+        _fraction("return_fraction_min", self.return_fraction_min, RETURN_FRACTION_LEAST)
         _count("pause_sessions", self.pause_sessions, PAUSE_SESSIONS_MAX)
 
 
@@ -259,8 +261,8 @@ def _stoploss_guard(
     for session in _sessions_of(stops, now - rule.pause_sessions):
         count = len(_window(stops, session, rule.lookback_sessions))
         if count >= stops_min:
-            whose = f"trades of {symbol}" if symbol else "trades"
-            what = f"{count} {whose} were stopped within {rule.lookback_sessions} sessions (limit {stops_min})"
+            what = f"{_trades(count, symbol)} ended at the stop within {rule.lookback_sessions} sessions"
+            what += f" (limit {stops_min})"
             yield _Finding(Reason.STOPLOSS_GUARD, symbol, session, rule.pause_sessions, what)
 
 
@@ -297,8 +299,8 @@ def _low_profit(rule: LowProfit, past: Sequence[_Closing], symbol: str, now: int
         used = sum((c.trade.entry_value for c in window), Decimal(0))
         if len(window) >= rule.trades_min and earned < used * rule.return_fraction_min:
             what = (
-                f"{len(window)} trades of {symbol} within {rule.lookback_sessions} sessions made {_rupees(earned)}, "
-                f"less than {_percent(rule.return_fraction_min)} of the {_rupees(used)} they used"
+                f"{_trades(len(window), symbol)} within {rule.lookback_sessions} sessions made {_rupees(earned)}, "
+                f"less than {_percent(rule.return_fraction_min)} of the {_rupees(used)} used"
             )
             yield _Finding(Reason.LOW_PROFIT_SYMBOL, symbol, session, rule.pause_sessions, what)
 
@@ -324,6 +326,10 @@ def _number(session_days: Sequence[date], day: date) -> int:
 
 def _day(session_days: Sequence[date], number: int) -> date:
     return session_days[number] if number < len(session_days) else session_days[-1] + timedelta(days=1)
+
+
+def _trades(count: int, symbol: str | None) -> str:
+    return f"{count} trade{'' if count == 1 else 's'}{f' of {symbol}' if symbol else ''}"
 
 
 def _rupees(amount: Decimal) -> str:

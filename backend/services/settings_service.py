@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.market import Product
 from backend.domain.modes import Mode
+from backend.domain.protections import Protections, to_stored
 from backend.errors import InvalidRequestError
 from backend.models import AutoTradeSettings, BrokerAccount
 from backend.services.account_service import ready_account
@@ -27,6 +28,7 @@ async def settings_of(session: AsyncSession, user_id: int) -> AutoTradeSettings:
         symbols=list(SYMBOLS_DEFAULT),
         entries_per_day_max=None,
         enabled_at=None,
+        protections={},
     )
 
 
@@ -53,14 +55,20 @@ async def replace_settings(
     product: Product,
     symbols: Sequence[str],
     entries_per_day_max: int | None,
+    protections: Protections | None,
     market_now: datetime,
 ) -> AutoTradeSettings:
-    """Replace what the user trades and how; open trades keep the plan they were entered with."""
+    """Replace what the user trades and how; open trades keep the plan they were entered with.
+
+    `protections` None leaves them as they are: a client that does not know of them cannot switch them.
+    """
     settings = await settings_of(session, user_id)
     settings.mode = mode
     settings.product = product
     settings.symbols = list(symbols)
     settings.entries_per_day_max = entries_per_day_max
+    if protections is not None:
+        settings.protections = to_stored(protections)
     settings.updated_at = market_now
     session.add(settings)
     await session.flush()

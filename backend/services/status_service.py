@@ -1,6 +1,7 @@
 """Where a user's auto-trading stands, and where the market does: gathered for one answer each."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -9,11 +10,13 @@ from sqlalchemy import select
 
 from backend.domain.calendar import IST, Phase, PhaseWindow, Session, square_off_at
 from backend.domain.market import StockClass
+from backend.domain.protections import Block
 from backend.domain.reasons import NEXT_STEP, Reason
 from backend.models import AutoTradeSettings, BrokerAccount, BrokerAccountStatus, Cycle, Decision, Plan
 from backend.services.account_service import accounts_of
 from backend.services.context import Trading
 from backend.services.plan_service import Quota, plan_of, quota_of
+from backend.services.protection_service import blocks_of
 from backend.services.settings_service import settings_of
 from backend.services.trade_query_service import ProfitAndLoss, profit_and_loss
 
@@ -76,6 +79,7 @@ class AutoTradingStatus:
     next_open: datetime | None
     last_cycle: LastCycle | None
     blocking: tuple[Blocking, ...]
+    protections: tuple[Block, ...]
 
 
 async def market_status(trading: Trading) -> MarketStatus:
@@ -127,6 +131,7 @@ async def auto_trading_status(trading: Trading, user_id: int) -> AutoTradingStat
         ).one_or_none()
         decision = await session.get(Decision, (cycle.id, user_id)) if cycle else None
     phase = _entry_phase(trading, settings, now)
+    protections = await blocks_of(trading, settings, account, now)
     return AutoTradingStatus(
         settings=settings,
         plan=plan,
@@ -137,7 +142,8 @@ async def auto_trading_status(trading: Trading, user_id: int) -> AutoTradingStat
         phase=phase,
         next_open=trading.calendar.next_open(now),
         last_cycle=_last_cycle(cycle, decision) if cycle else None,
-        blocking=tuple(_blocking(settings, plan, quota, account, phase)),
+        blocking=(*_blocking(settings, plan, quota, account, phase), *_pauses(protections)),
+        protections=protections,
     )
 
 
@@ -160,6 +166,11 @@ def _last_cycle(cycle: Any, decision: Decision | None) -> LastCycle:
         dict(sorted(denied.items())),
         skipped,
     )
+
+
+def _pauses(protections: Iterable[Block]) -> list[Blocking]:
+    """The protections that bar every entry; what they say of single symbols keeps no other from being entered."""
+    return [Blocking(block.rule.value, block.detail) for block in protections if block.symbol is None]
 
 
 def _blocking(

@@ -298,9 +298,9 @@ def test_each_block_says_its_figures() -> None:
     assert sentences == {
         Reason.MAX_DRAWDOWN: "Closed trades lost ₹5,500.50 from their peak within 3 sessions, more than 5 % of the "
         f"₹100,000.00 before them: no entry before {day(3)}.",
-        Reason.STOPLOSS_GUARD: f"2 trades were stopped within 3 sessions (limit 2): no entry before {day(3)}.",
+        Reason.STOPLOSS_GUARD: f"2 trades ended at the stop within 3 sessions (limit 2): no entry before {day(3)}.",
         Reason.LOW_PROFIT_SYMBOL: "2 trades of INFY within 3 sessions made -₹5,500.50, less than -2 % of the "
-        f"₹20,000.00 they used: no entry in INFY before {day(3)}.",
+        f"₹20,000.00 used: no entry in INFY before {day(3)}.",
         Reason.COOLDOWN: f"INFY was left by its stop on {day(0)}: no entry in INFY before {day(2)}.",
     }
 

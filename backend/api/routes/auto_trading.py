@@ -65,7 +65,10 @@ async def disable_auto_trading(user: CurrentUser, state: State) -> SettingsReply
 
 @router.put("/settings", **documented("replace_auto_trading_settings", 401, 503))
 async def replace_auto_trading_settings(body: SettingsBody, user: CurrentUser, state: State) -> SettingsReply:
-    """Replace mode, product, symbols and the own daily limit. Open trades keep the plan they were entered with."""
+    """Replace mode, product, symbols, the own daily limit and, where given, the protections.
+
+    Open trades keep the plan they were entered with.
+    """
     await settings_service.require_known(state.trading, body.symbols)
     now = await state.trading.clock()
     async with state.sessions.begin() as session:
@@ -76,6 +79,7 @@ async def replace_auto_trading_settings(body: SettingsBody, user: CurrentUser, s
             product=body.product,
             symbols=body.symbols,
             entries_per_day_max=body.entries_per_day_max,
+            protections=body.protections.rules() if body.protections else None,
             market_now=now,
         )
     return SettingsReply(

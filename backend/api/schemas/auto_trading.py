@@ -7,11 +7,13 @@ from pydantic import AfterValidator, Field, model_validator
 
 from backend.api.schemas.accounts import AccountRef, PlanView, QuotaView
 from backend.api.schemas.common import Body, Id, MarketReply, Moment, Money, PageQuery, Reply, Symbol
+from backend.api.schemas.protections import ActiveProtection, ProtectionRules
 from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import Product, Side
 from backend.domain.modes import MODE_RULES, Mode
 from backend.domain.reasons import NEXT_STEP
 from backend.models import AutoTradeSettings
+from backend.services.protection_service import rules_of
 from backend.services.status_service import AutoTradingStatus, LastCycle
 from backend.services.trade_query_service import ProfitAndLoss, TradeFilter, ValuedTrade
 from contracts.common import Environment
@@ -38,6 +40,9 @@ class SettingsBody(Body):
     symbols: Annotated[list[Symbol], Field(min_length=1, max_length=SYMBOLS_PER_USER_MAX), AfterValidator(_distinct)]
     entries_per_day_max: Annotated[int, Field(strict=True, ge=1, le=10_000)] | None = Field(
         default=None, description="May only lower the plan's limit; null is the plan's limit."
+    )
+    protections: ProtectionRules | None = Field(
+        default=None, description="Left out or null, the protections stay as they are: no old client switches them."
     )
 
 
@@ -66,6 +71,7 @@ class SettingsView(Reply):
     product: Product
     symbols: list[str]
     entries_per_day_max: int | None
+    protections: ProtectionRules
 
     @classmethod
     def of(cls, row: AutoTradeSettings) -> "SettingsView":
@@ -77,6 +83,7 @@ class SettingsView(Reply):
             product=row.product,
             symbols=row.symbols,
             entries_per_day_max=row.entries_per_day_max,
+            protections=ProtectionRules.of(rules_of(row.protections, row.user_id)),
         )
 
 
@@ -134,7 +141,7 @@ class BlockingView(Reply):
 
 
 class StatusReply(MarketReply):
-    """`blocking` is empty where the next cycle may enter trades."""
+    """`blocking` is empty where the next cycle may enter trades, but for the symbols that `protections` bar."""
 
     settings: SettingsView
     plan: PlanView
@@ -147,6 +154,7 @@ class StatusReply(MarketReply):
     next_open: Moment | None
     last_cycle: LastCycleView | None
     blocking: list[BlockingView]
+    protections: list[ActiveProtection]
 
     @classmethod
     def of(cls, environment: Environment, status: AutoTradingStatus) -> "StatusReply":
@@ -163,6 +171,7 @@ class StatusReply(MarketReply):
             next_open=status.next_open,
             last_cycle=LastCycleView.of(status.last_cycle) if status.last_cycle else None,
             blocking=[BlockingView(reason=b.code, next_step=b.next_step) for b in status.blocking],
+            protections=[ActiveProtection.of(block) for block in status.protections],
         )
 
 
