@@ -129,6 +129,26 @@ async def test_two_transactions_that_impose_at_once_see_each_other(sessions, mak
     assert row.cause is Cause.ORDER_RATE
 
 
+async def test_a_lift_that_meets_a_graver_state_lifts_nothing(sessions, make_user) -> None:
+    user = await user_of(sessions, await make_user())
+    await halt(sessions, str(user.id))
+
+    async def lift_it() -> None:
+        async with sessions.begin() as session:
+            await lift(session, Scope.USER, str(user.id), user, REASON)
+
+    async with sessions.begin() as first:
+        await impose(first, Scope.USER, str(user.id), HALTED, Cause.ORDER_RATE, "why")
+        lifting = asyncio.create_task(lift_it())
+        async with asyncio.timeout(5):
+            while not await waiting(sessions):
+                pass
+    with pytest.raises(NotFoundError):
+        await lifting
+    assert [row.cause for row in await standing(sessions)] == [Cause.ORDER_RATE]
+    assert await count(sessions, OutboxMessage.payload["state"].astext == "active") == 0
+
+
 async def waiting(sessions: Sessions) -> int:
     """How many locks are waited for."""
     async with sessions() as session:
