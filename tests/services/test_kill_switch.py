@@ -228,21 +228,25 @@ PLACES = [(Scope.PLATFORM, ""), (Scope.BROKER, "paper"), (Scope.STRATEGY, "poole
 ORDERS = [(7, "pooled", "paper"), (8, "pooled", "zerodha"), (7, None, "zerodha"), (8, "other", "paper"), (8, None, "x")]
 
 
+def row_of(scope: Scope, key: str, state: TradingState, flatten: bool, **changes) -> TradingStatePeriod:
+    return TradingStatePeriod(
+        scope=scope, key=key, state=state, flatten=flatten, cause=Cause.ADMIN, detail="", **changes
+    )
+
+
 def order_columns(user_id: int, strategy: str | None, broker: str):
     return literal(user_id, BigInteger), literal(strategy, String), literal(broker, String)
 
 
 async def test_the_condition_in_sql_is_the_rule_of_the_domain(sessions) -> None:
-    """For every form of every scope, alone and beside another one."""
+    """For every form of every scope, alone and beside another one; what is over forbids nothing."""
     now = datetime(2026, 3, 2, tzinfo=UTC)
     single = [((place, form),) for place in PLACES for form in FORMS]
     sets = [(), *single, *(one + other for one, other in itertools.combinations(single, 2) if one[0][0] != other[0][0])]
     async with sessions() as session:
         for rows in sets:
-            for (scope, key), (state, flatten) in rows:
-                period = TradingStatePeriod(scope=scope, key=key, state=state, flatten=flatten, cause=Cause.ADMIN)
-                period.detail = ""
-                session.add(period)
+            session.add(row_of(Scope.PLATFORM, "", HALTED, False, ended_at=now))
+            session.add_all([row_of(*place, *form) for place, form in rows])
             await session.flush()
             known = Standings(tuple(Standing(*p, *f, Cause.ADMIN, "", now, None) for p, f in rows))
             cases = [(intent, order) for intent in Intent for order in ORDERS]
