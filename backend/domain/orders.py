@@ -129,6 +129,21 @@ def client_order_id(cycle_at: datetime, user_id: int, strategy: str, symbol: str
     return hashlib.blake2b(decision.encode(), digest_size=10).hexdigest().upper()
 
 
+def manual_order_id(user_id: int, key: str) -> str:
+    """The name of an order made by hand: the same for the same user and key."""
+    return hashlib.blake2b(f"manual|{user_id}|{key}".encode(), digest_size=10).hexdigest().upper()
+
+
+def external_order_id(account_id: int, broker_order_id: str) -> str:
+    """Our name for an order made in the broker's own app; never sent anywhere, and no name of ours looks like it."""
+    return "X" + hashlib.blake2b(f"{account_id}|{broker_order_id}".encode(), digest_size=9).hexdigest().upper()
+
+
+def is_own_name(tag: str) -> bool:
+    """Whether a tag in a broker's book looks like one that `client_order_id` or `manual_order_id` gave."""
+    return len(tag) == 20 and set(tag) <= set("0123456789ABCDEF")
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far an order got: shares filled of shares ordered."""

@@ -9,8 +9,19 @@ from enum import StrEnum
 from backend.domain.market import Product, Side
 from backend.domain.orders import OrderEventKind, OrderState, Progress
 
-LOST_AFTER_S = 15.0
-"""An order that the book has not shown for this long after its send is UNKNOWN (looked up several times by then)."""
+
+@dataclass(frozen=True, slots=True)
+class LookupRules:
+    """When an order whose send was not answered is looked up in the broker's book, in real seconds since the send,
+    and after how many complete reports without it its outcome is UNKNOWN."""
+
+    from_s: float = 5.0
+    every_s: float = 2.0
+    count_max: int = 5
+
+    def is_due(self, age_s: float, lookups: int) -> bool:
+        """Whether a report read at `age_s` counts as the next look-up."""
+        return age_s >= self.from_s + lookups * self.every_s
 
 
 class BookStatus(StrEnum):
@@ -54,7 +65,8 @@ class BookOrder:
 
 @dataclass(frozen=True, slots=True)
 class KnownOrder:
-    """One order as Sauda knows it. `age_s` is real seconds since it was submitted."""
+    """One order as Sauda knows it. `age_s` is real seconds since it was submitted, `lookups` the complete reports
+    since then that counted and did not show it, this one included."""
 
     state: OrderState
     quantity: int
@@ -62,6 +74,7 @@ class KnownOrder:
     known_trade_ids: frozenset[str]
     filled_quantity: int
     age_s: float
+    lookups: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +108,22 @@ _ENDED = {
 }
 
 
-def settle(order: KnownOrder, shown: Sequence[BookOrder], absence_is_proof_after_s: float | None) -> Settlement:
+def settle(
+    order: KnownOrder,
+    shown: Sequence[BookOrder],
+    absence_is_proof_after_s: float | None,
+    lookups_max: int = 5,
+) -> Settlement:
     """What to apply to `order`, given the book's orders with its tag.
 
     Args:
         shown: the book's orders that carry the order's tag; a complete report, never a failed one.
         absence_is_proof_after_s: seconds after which this broker's silence proves that the order never arrived;
             None for a broker whose book may be late, where silence makes the order UNKNOWN.
+        lookups_max: reports without the order after which it is.
     """
     if not shown:
-        return Settlement(None, _absent(order, absence_is_proof_after_s))
+        return Settlement(None, _absent(order, absence_is_proof_after_s, lookups_max))
     book = shown[0]
     steps: list[Step] = []
     filled = order.filled_quantity
@@ -124,11 +143,11 @@ def settle(order: KnownOrder, shown: Sequence[BookOrder], absence_is_proof_after
     return Settlement(book.broker_order_id, tuple(steps))
 
 
-def _absent(order: KnownOrder, absence_is_proof_after_s: float | None) -> tuple[Step, ...]:
+def _absent(order: KnownOrder, absence_is_proof_after_s: float | None, lookups_max: int) -> tuple[Step, ...]:
     if order.state not in {OrderState.SUBMITTED, OrderState.UNKNOWN}:
         return ()
     if absence_is_proof_after_s is not None and order.age_s >= absence_is_proof_after_s:
         return (Step(OrderEventKind.ABANDONED, "absent from the broker's book: it never arrived"),)
-    if order.state is OrderState.SUBMITTED and order.age_s >= LOST_AFTER_S:
+    if order.state is OrderState.SUBMITTED and order.lookups >= lookups_max:
         return (Step(OrderEventKind.LOST, "the broker's book has not shown it; the symbol is blocked until it does"),)
     return ()

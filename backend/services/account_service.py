@@ -144,6 +144,22 @@ def _funds(account: BrokerAccount, snapshots: Mapping[int, AccountSnapshot | Bro
     return AccountFunds(account, snapshot, None)
 
 
+async def account_of(session: AsyncSession, user_id: int, account_id: int | None) -> BrokerAccount:
+    """The user's account with this id, or the primary one, if orders can go through it.
+
+    Raises:
+        NotFoundError: no such account of this user.
+        ConflictError: it is not ready, or there is none.
+    """
+    accounts = await accounts_of(session, user_id)
+    chosen = next((a for a in accounts if (a.is_primary if account_id is None else a.id == account_id)), None)
+    if chosen is None and account_id is not None:
+        raise NotFoundError(f"You have no broker account {account_id}.")
+    if chosen is None or chosen.status is not BrokerAccountStatus.READY:
+        raise ConflictError("No broker account is ready: open one with POST /v1/broker-accounts.", code="no_account")
+    return chosen
+
+
 async def ready_account(session: AsyncSession, user_id: int, account_id: int | None) -> BrokerAccount:
     """The account that executes the user's auto-trades; `account_id` makes it another one. Joins the transaction.
 
@@ -152,13 +168,8 @@ async def ready_account(session: AsyncSession, user_id: int, account_id: int | N
         ConflictError: none is ready, or trades are open in the account that would be left.
     """
     await _lock_user(session, user_id)
-    accounts = await accounts_of(session, user_id)
-    primary = next((a for a in accounts if a.is_primary), None)
-    chosen = primary if account_id is None else next((a for a in accounts if a.id == account_id), None)
-    if chosen is None and account_id is not None:
-        raise NotFoundError(f"You have no broker account {account_id}.")
-    if chosen is None or chosen.status is not BrokerAccountStatus.READY:
-        raise ConflictError("No broker account is ready: open one with POST /v1/broker-accounts.", code="no_account")
+    chosen = await account_of(session, user_id, account_id)
+    primary = next((a for a in await accounts_of(session, user_id) if a.is_primary), None)
     if primary is not None and primary.id != chosen.id:
         await _require_no_live_trades(session, primary.id)
         primary.is_primary = False

@@ -8,6 +8,7 @@ from decimal import Decimal
 from backend.brokers.base import Broker
 from backend.db import Sessions
 from backend.domain.gate import GateLimits
+from backend.domain.reconcile import LookupRules
 from backend.domain.risk import RiskLimits
 from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
@@ -19,8 +20,7 @@ from contracts.common import Environment
 class TradingRules:
     """The deployment's choices: market seconds, sessions, shares of users, real seconds.
 
-    `lease_s`: how long a claim on a shard outlives its silent holder. An order whose send was not answered is looked
-    up in the broker's book `lookups_max` times, `lookup_every_s` apart, from `lookup_from_s` after the send.
+    `lease_s`: how long a claim on a shard outlives its silent holder.
     """
 
     environment: Environment
@@ -35,9 +35,7 @@ class TradingRules:
     live_trading: bool = False
     day_loss_fraction_max: Decimal = Decimal("0.02")
     lease_s: float = 5.0
-    lookup_from_s: float = 5.0
-    lookup_every_s: float = 2.0
-    lookups_max: int = 5
+    lookup: LookupRules = field(default_factory=LookupRules)
     send_timeout_s: float = 2.0
     entry_send_s_max: float = 10.0
     sends_at_once_max: int = 8

@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, cast
@@ -26,6 +26,7 @@ from backend.services.context import Trading
 from backend.services.market_calendar import EXCHANGE
 from backend.services.ml_service_client import SignalBatch
 from backend.services.protection_service import closed_trade, reach_starts, rules_of, session_days
+from backend.services.trading_state_service import standings
 from contracts.market import QuotesReply
 from contracts.predictions import PredictionsReply
 
@@ -148,12 +149,15 @@ def market_view(
 _USERS = text("""
     SELECT s.user_id, s.enabled AND users.active AS enabled, s.mode, s.product, s.symbols, s.entries_per_day_max,
            a.id AS account_id, a.broker, p.auto_trades_per_day, coalesce(u.entries_used, 0) AS entries_used,
-           s.protections, t.trades, o.orders, e.ended, c.closed
+           s.protections, t.trades, o.orders, e.ended, c.closed,
+           l.balance AS ledger_cash, d.equity_rupees AS day_equity
       FROM auto_trade_settings s
       JOIN users ON users.id = s.user_id
       LEFT JOIN broker_accounts a ON a.user_id = s.user_id AND a.is_primary AND a.status = 'ready'
       LEFT JOIN subscriptions b ON b.user_id = s.user_id AND b.status = 'active'
       JOIN plans p ON p.code = coalesce(b.plan_code, 'free')
+      LEFT JOIN ledger_balances l ON l.account_id = a.id AND l.ledger_account = 'cash' AND l.symbol = ''
+      LEFT JOIN day_equity d ON d.account_id = a.id AND d.trade_date = :today
       LEFT JOIN daily_usage u ON u.user_id = s.user_id AND u.trade_date = :today
       LEFT JOIN LATERAL (
            SELECT json_agg(json_build_object(
@@ -205,8 +209,10 @@ async def gather_users(trading: Trading, shard: int, shards: int, market: Market
     }
     async with trading.sessions() as session:
         rows = (await session.execute(_USERS, parameters)).all()
+        standing = await standings(session)
     snapshots = await _snapshots(trading, rows)
-    return [_user_state(row, snapshots.get(row.account_id), market, days) for row in rows]
+    users = [_user_state(row, snapshots.get(row.account_id), market, days) for row in rows]
+    return [replace(user, standings=standing) for user in users] if standing.rows else users
 
 
 async def _snapshots(trading: Trading, rows: Sequence[Any]) -> Mapping[int, AccountSnapshot | BrokerError]:
@@ -236,7 +242,8 @@ def _user_state(
     trades = cast("list[dict[str, Any]]", row.trades or [])
     usable = isinstance(snapshot, AccountSnapshot)
     cash = snapshot.cash if usable else Decimal(0)
-    cash_free = snapshot.cash_free if usable else Decimal(0)
+    # Our own books hold back what is under way, the broker's what it has seen of it: the smaller figure is free.
+    cash_free = min(snapshot.cash_free, row.ledger_cash or Decimal(0)) if usable else Decimal(0)
     holdings = snapshot.holdings if usable else {}
     invested = _value(holdings, market, trades)
     own_max = row.entries_per_day_max
@@ -259,6 +266,8 @@ def _user_state(
         blocked=_blocked(holdings, trades, row.orders or [], row.ended or [], barred),
         paused=next((block.rule for block in barred if block.symbol is None), None),
         unavailable=None if usable else Reason.BROKER_UNAVAILABLE,
+        broker=row.broker or "",
+        day_equity=row.day_equity,
     )
 
 

@@ -1,4 +1,4 @@
-"""Reconciliation: bringing orders in line with the brokers' books, and clearing what was never sent."""
+"""Reconciling orders: bringing each in line with its broker's book, and clearing what was never sent."""
 
 import asyncio
 from collections import defaultdict
@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.base import Broker, BrokerError
 from backend.domain.orders import LIVE_STATES, IllegalTransitionError, Intent, OrderEventKind, OrderState
 from backend.domain.reconcile import BookOrder, BookStatus, KnownOrder, settle
+from backend.domain.trading_states import Cause, Effective, Scope, TradingState, permits
 from backend.errors import SaudaError
-from backend.models import BrokerAccount, CycleShard, Fill, Order
+from backend.models import AutoTrade, BrokerAccount, CycleShard, Fill, Order, OrderOrigin
 from backend.services.context import Trading
 from backend.services.cycle_service import fence
-from backend.services.order_service import apply_event
+from backend.services.order_service import apply_event, lock_order
+from backend.services.trading_state_service import impose, standings
 
 log = structlog.get_logger()
 
@@ -48,6 +50,7 @@ class Watched:
 
     order: Order
     known: KnownOrder
+    strategy: str | None
 
 
 async def reconcile(trading: Trading, account_ids: Collection[int] | None = None) -> ReconcileReport:
@@ -87,8 +90,9 @@ async def _watched(trading: Trading, account_ids: Collection[int] | None) -> Map
         )
         age = func.extract("epoch", func.clock_timestamp() - Order.submitted_at)
         query = (
-            select(BrokerAccount.broker, Order, age)
+            select(BrokerAccount.broker, Order, age, AutoTrade.strategy)
             .join(Order, Order.account_id == BrokerAccount.id)
+            .outerjoin(AutoTrade, AutoTrade.id == Order.auto_trade_id)
             .where(or_(Order.state.in_(_AT_BROKER), short))
             .order_by(Order.id)
         )
@@ -97,8 +101,8 @@ async def _watched(trading: Trading, account_ids: Collection[int] | None) -> Map
         rows = (await session.execute(query)).all()
         known = await _known_trades(session, [row.Order.id for row in rows])
     by_broker: dict[str, list[Watched]] = defaultdict(list)
-    for broker, order, age_s in rows:
-        by_broker[broker].append(Watched(order, _known(order, known[order.id], float(age_s or 0))))
+    for broker, order, age_s, strategy in rows:
+        by_broker[broker].append(Watched(order, _known(order, known[order.id], float(age_s or 0)), strategy))
     return by_broker
 
 
@@ -111,7 +115,9 @@ async def _known_trades(session: AsyncSession, order_ids: list[int]) -> Mapping[
 
 
 def _known(order: Order, trade_ids: frozenset[str], age_s: float) -> KnownOrder:
-    return KnownOrder(order.state, order.quantity, order.client_order_id, trade_ids, order.filled_quantity, age_s)
+    return KnownOrder(
+        order.state, order.quantity, order.client_order_id, trade_ids, order.filled_quantity, age_s, order.lookups
+    )
 
 
 async def _reconcile_broker(
@@ -120,27 +126,25 @@ async def _reconcile_broker(
     accounts = sorted({w.order.account_id for w in watched})
     # A day's margin: the book is asked from before the oldest decision that may still move.
     since = min(w.order.decided_at for w in watched) - timedelta(days=1)
+    ours = all(w.order.origin is not OrderOrigin.EXTERNAL for w in watched)
     try:
         async with asyncio.timeout(BOOK_TIMEOUT_S):
-            books = await broker.books(accounts, since, [w.order.client_order_id for w in watched])
+            books = await broker.books(accounts, since, [w.order.client_order_id for w in watched] if ours else None)
     except (SaudaError, TimeoutError) as silence:
         log.warning("book_unreadable", broker=broker.name, error=repr(silence))
         report.failed_accounts |= set(accounts)
         return
-    by_tag: dict[tuple[int, str], list[BookOrder]] = defaultdict(list)
-    for account_id, book in books.items():
-        if isinstance(book, BrokerError):
-            report.failed_accounts.add(account_id)
-            continue
-        for entry in book:
-            by_tag[account_id, entry.tag].append(entry)
+    found = Shown(books)
+    # A failed report is not an empty one: its account's orders are left as they are.
+    report.failed_accounts |= found.failed
+    async with trading.sessions() as session:
+        standing = await standings(session)
     for w in watched:
         if w.order.account_id in report.failed_accounts:
             continue
-        shown = by_tag[w.order.account_id, w.order.client_order_id]
+        shown = found.of(w.order)
         if len(shown) > 1:
-            ids = [entry.broker_order_id for entry in shown]
-            log.error("doubled_at_broker", order=w.order.id, broker_orders=ids)
+            await _halt_doubled(trading, w.order, shown)
         try:
             report.changed += await _settle_order(trading, w, shown, broker.absence_is_proof_after_s, market_now)
         except (IllegalTransitionError, IntegrityError) as error:
@@ -148,7 +152,38 @@ async def _reconcile_broker(
             log.error("order_unsettled", order=w.order.id, error=str(error).splitlines()[0])
             report.unsettled.append(w.order.id)
             continue
-        await _cancel_what_should_not_rest(trading, broker, w.order, shown, market_now)
+        effective = standing.effective(w.order.user_id, w.strategy, broker.name)
+        await _cancel_what_should_not_rest(trading, broker, w.order, shown, effective, market_now)
+
+
+class Shown:
+    """The books of one pass: which of their orders is which of ours, and which accounts gave no report."""
+
+    def __init__(self, books: Mapping[int, Sequence[BookOrder] | BrokerError]) -> None:
+        self.failed = {account_id for account_id, book in books.items() if isinstance(book, BrokerError)}
+        self._by_tag: dict[tuple[int, str], list[BookOrder]] = defaultdict(list)
+        self._by_id: dict[tuple[int, str], BookOrder] = {}
+        for account_id, book in books.items():
+            for entry in () if isinstance(book, BrokerError) else book:
+                self._by_tag[account_id, entry.tag].append(entry)
+                self._by_id[account_id, entry.broker_order_id] = entry
+
+    def of(self, order: Order) -> Sequence[BookOrder]:
+        """The book's orders that are this one: by our tag, the one whose id we know first; by id, if made by hand."""
+        if order.origin is OrderOrigin.EXTERNAL:
+            entry = self._by_id.get((order.account_id, order.broker_order_id or ""))
+            return () if entry is None else (entry,)
+        tagged = self._by_tag.get((order.account_id, order.client_order_id), [])
+        return sorted(tagged, key=lambda entry: entry.broker_order_id != order.broker_order_id)
+
+
+async def _halt_doubled(trading: Trading, order: Order, shown: Sequence[BookOrder]) -> None:
+    """One intent, several orders at the broker: nothing more goes out for this user until a person has looked."""
+    ids = [entry.broker_order_id for entry in shown]
+    log.error("doubled_at_broker", order=order.id, broker_orders=ids)
+    async with trading.sessions.begin() as session:
+        detail = f"order {order.id} stands {len(ids)} times in the broker's book: {', '.join(ids)}"
+        await impose(session, Scope.USER, str(order.user_id), TradingState.HALTED, Cause.ORDERS_EXCEED_INTENTS, detail)
 
 
 async def _settle_order(
@@ -159,14 +194,19 @@ async def _settle_order(
     market_now: datetime,
 ) -> bool:
     """Apply what the book says of one order, in one transaction. Returns whether anything was new."""
-    if not settle(watched.known, shown, absence_is_proof_after_s).steps:
+    rules, age_s = trading.rules.lookup, watched.known.age_s
+    sought = not shown and watched.order.state is OrderState.SUBMITTED
+    counts = sought and rules.is_due(age_s, watched.order.lookups)
+    if not counts and not settle(watched.known, shown, absence_is_proof_after_s, rules.count_max).steps:
         return False
     async with trading.sessions.begin() as session:
-        order = (await session.scalars(select(Order).where(Order.id == watched.order.id).with_for_update())).one()
+        order = await lock_order(session, watched.order.id)
+        if counts and order.state is OrderState.SUBMITTED and order.lookups == watched.order.lookups:
+            order.lookups += 1
         trade_ids = (await _known_trades(session, [order.id]))[order.id]
         # Once more under the lock: a sender or another pass may have been faster.
-        known = _known(order, trade_ids, watched.known.age_s)
-        settlement = settle(known, shown, absence_is_proof_after_s)
+        known = _known(order, trade_ids, age_s)
+        settlement = settle(known, shown, absence_is_proof_after_s, rules.count_max)
         if settlement.broker_order_id is not None:
             order.broker_order_id = settlement.broker_order_id
         for step in settlement.steps:
@@ -176,22 +216,36 @@ async def _settle_order(
 
 
 async def _cancel_what_should_not_rest(
-    trading: Trading, broker: Broker, known: Order, shown: Sequence[BookOrder], market_now: datetime
+    trading: Trading,
+    broker: Broker,
+    known: Order,
+    shown: Sequence[BookOrder],
+    effective: Effective,
+    market_now: datetime,
 ) -> None:
-    """Ask for the cancel of an order that rests too long, whose cancel is still under way, or that we thought dead.
+    """Ask for the cancel of an order that rests too long or under a halt, is being cancelled, or was thought dead.
 
-    A cancel that is under way is asked for again: the first request may have died with its process.
+    A cancel that is under way is asked for again: the first request may have died with its process. What the user
+    made in the broker's own app is theirs to cancel.
     """
     resting = next((entry for entry in shown if entry.status is BookStatus.OPEN), None)
-    if resting is None:
+    if resting is None or known.origin is OrderOrigin.EXTERNAL:
         return
     if known.state in _ENDED_SHORT:
         log.error("dead_order_lives", order=known.id, broker_order=resting.broker_order_id)
     elif known.state is not OrderState.CANCEL_PENDING:
-        before = market_now - timedelta(seconds=_rest_s_max(trading, known.intent))
-        if known.decided_at > before or not await request_cancel(trading, known.id, "rested too long", market_now):
+        why = _why_cancel(trading, known, effective, market_now)
+        if why is None or not await request_cancel(trading, known.id, why, market_now):
             return
     await ask_cancel(broker, known.account_id, resting.broker_order_id)
+
+
+def _why_cancel(trading: Trading, order: Order, effective: Effective, market_now: datetime) -> str | None:
+    """Why an order that rests should not; None where it may. One made by hand rests until the day's end."""
+    if not permits(effective, order.intent):
+        return f"trading is {effective.state.value}"
+    before = market_now - timedelta(seconds=_rest_s_max(trading, order.intent))
+    return "rested too long" if order.origin is OrderOrigin.ENGINE and order.decided_at <= before else None
 
 
 def _rest_s_max(trading: Trading, intent: Intent) -> int:
@@ -203,7 +257,7 @@ def _rest_s_max(trading: Trading, intent: Intent) -> int:
 async def request_cancel(trading: Trading, order_id: int, why: str, market_now: datetime) -> bool:
     """Record that a cancel is wanted; False where the order does not rest (any more)."""
     async with trading.sessions.begin() as session:
-        order = (await session.scalars(select(Order).where(Order.id == order_id).with_for_update())).one()
+        order = await lock_order(session, order_id)
         if order.state not in _RESTING:
             return False
         await apply_event(session, order, OrderEventKind.CANCEL_REQUESTED, why, market_now)
@@ -249,25 +303,27 @@ async def _abandon_unsent(trading: Trading, market_now: datetime) -> int:
         lapsed = CycleShard.done | (CycleShard.claimed_until < func.clock_timestamp())
         shards = (
             await session.execute(
-                select(Order.cycle_id, Order.shard)
-                .join(CycleShard, of_shard)
+                select(CycleShard.cycle_id, CycleShard.shard)
+                .join(Order, of_shard)
                 .where(Order.state == OrderState.PENDING, lapsed)
                 .distinct()
-                .order_by(Order.cycle_id, Order.shard)
+                .order_by(CycleShard.cycle_id, CycleShard.shard)
             )
         ).all()
         abandoned = 0
         for cycle_id, shard in shards:
-            if cycle_id is None or shard is None:
-                continue  # the join leaves none
             await fence(session, cycle_id, shard)
-            unsent = await session.scalars(
-                select(Order)
-                .where(Order.cycle_id == cycle_id, Order.shard == shard, Order.state == OrderState.PENDING)
-                .order_by(Order.id)
-                .with_for_update()
-            )
-            for order in unsent.all():
-                await apply_event(session, order, OrderEventKind.ABANDONED, "recorded but never sent", market_now)
-                abandoned += 1
-    return abandoned
+            of_this = (Order.cycle_id == cycle_id) & (Order.shard == shard)
+            abandoned += await _abandon(session, of_this, market_now)
+        overdue = Order.created_at < func.clock_timestamp() - timedelta(seconds=trading.rules.entry_send_s_max * 2)
+        return abandoned + await _abandon(session, (Order.origin == OrderOrigin.MANUAL) & overdue, market_now)
+
+
+async def _abandon(session: AsyncSession, which: ColumnElement[bool], market_now: datetime) -> int:
+    unsent = await session.scalars(
+        select(Order).where(which, Order.state == OrderState.PENDING).order_by(Order.id).with_for_update()
+    )
+    orders = unsent.all()
+    for order in orders:
+        await apply_event(session, order, OrderEventKind.ABANDONED, "recorded but never sent", market_now)
+    return len(orders)

@@ -13,7 +13,15 @@ from backend.domain.calendar import IST
 from backend.domain.market import Product, Side
 from backend.domain.orders import LIVE_STATES, OrderState, transition
 from backend.domain.orders import OrderEventKind as E
-from backend.domain.reconcile import LOST_AFTER_S, BookOrder, BookStatus, BookTrade, KnownOrder, Settlement, settle
+from backend.domain.reconcile import (
+    BookOrder,
+    BookStatus,
+    BookTrade,
+    KnownOrder,
+    LookupRules,
+    Settlement,
+    settle,
+)
 
 AT = datetime(2024, 3, 18, 10, 0, tzinfo=IST)
 TAG = "UIYI3YWOAZYX7VNL32UE"
@@ -120,24 +128,24 @@ def test_a_fill_and_an_ending_carry_what_the_broker_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "age_s", "proof_after_s", "event_kind"),
+    ("state", "age_s", "lookups", "proof_after_s", "event_kind"),
     [
-        (S.SUBMITTED, LOST_AFTER_S - 0.01, None, None),
-        (S.SUBMITTED, LOST_AFTER_S, None, E.LOST),
-        (S.SUBMITTED, 86_400, None, E.LOST),
-        (S.UNKNOWN, 86_400, None, None),
-        (S.SUBMITTED, 9.99, 10, None),
-        (S.SUBMITTED, 10, 10, E.ABANDONED),
-        (S.UNKNOWN, 9.99, 10, None),
-        (S.UNKNOWN, 10, 10, E.ABANDONED),
-        (S.SUBMITTED, 16, 20, E.LOST),
-        *((state, 86_400, 10, None) for state in S if state not in {S.SUBMITTED, S.UNKNOWN}),
+        (S.SUBMITTED, 13, 4, None, None),
+        (S.SUBMITTED, 13, 5, None, E.LOST),
+        (S.SUBMITTED, 86_400, 0, None, None),
+        (S.UNKNOWN, 86_400, 99, None, None),
+        (S.SUBMITTED, 9.99, 3, 10, None),
+        (S.SUBMITTED, 10, 3, 10, E.ABANDONED),
+        (S.UNKNOWN, 9.99, 5, 10, None),
+        (S.UNKNOWN, 10, 5, 10, E.ABANDONED),
+        (S.SUBMITTED, 16, 5, 20, E.LOST),
+        *((state, 86_400, 99, 10, None) for state in S if state not in {S.SUBMITTED, S.UNKNOWN}),
     ],
 )
-def test_absence_is_judged_by_age_and_by_the_brokers_word(
-    state: OrderState, age_s: float, proof_after_s: float | None, event_kind: E | None
+def test_absence_is_judged_by_lookups_and_by_the_brokers_word(
+    state: OrderState, age_s: float, lookups: int, proof_after_s: float | None, event_kind: E | None
 ) -> None:
-    settlement = settle(known(state, age_s=age_s), [], proof_after_s)
+    settlement = settle(known(state, age_s=age_s, lookups=lookups), [], proof_after_s)
     assert [step.event for step in settlement.steps] == ([] if event_kind is None else [event_kind])
     assert settlement.broker_order_id is None
     apply(known(state), settlement)
@@ -183,3 +191,11 @@ def test_missed_reports_change_nothing_in_the_end(story: list[list[BookOrder]], 
     for shown in story:
         step_by_step = apply(step_by_step, settle(step_by_step, shown, None))
     assert apply(known(state), settle(known(state), story[-1], None)) == step_by_step
+
+
+@pytest.mark.parametrize(
+    ("age_s", "lookups", "due"),
+    [(4.99, 0, False), (5, 0, True), (6.99, 1, False), (7, 1, True), (12.99, 4, False), (13, 4, True), (60, 4, True)],
+)
+def test_lookups_count_from_five_seconds_on_and_two_seconds_apart(age_s: float, lookups: int, due: bool) -> None:
+    assert LookupRules().is_due(age_s, lookups) is due

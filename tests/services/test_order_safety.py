@@ -11,7 +11,7 @@ from backend.domain.decide import TradeStatus
 from backend.domain.orders import OrderState
 from backend.domain.reasons import Reason
 from backend.domain.risk import Approved, OrderIntent
-from backend.models import AutoTrade, DailyUsage, Order, OrderEvent, PaperOrder
+from backend.models import AutoTrade, DailyUsage, Order, OrderEvent, OutboxMessage, PaperOrder
 from backend.services.auto_trading_service import decide_all, rank_modes, run_cycle
 from backend.services.context import Trading
 from backend.services.cycle_service import FencedError, claim_shard, fence, hold, open_cycle
@@ -150,9 +150,16 @@ async def test_a_broker_whose_book_proves_nothing_leaves_the_symbol_blocked(trad
     faulty = with_fault(trading, vanishes)
     faulty.brokers["paper"].absence_is_proof_after_s = None
     await run_cycle(faulty, market.now)
-    await let_time_pass(faulty, 16)
+    await let_time_pass(faulty, 5)
+    for _ in range(4):
+        await reconcile(faulty)
+        await reconcile(faulty)  # sooner than the next look-up is due: it counts for nothing
+        assert await states(trading) == [OrderState.SUBMITTED]
+        await let_time_pass(faulty, 2)
     await reconcile(faulty)
     assert await states(trading) == [OrderState.UNKNOWN]
+    async with trading.sessions() as session:
+        assert (await session.scalars(select(OutboxMessage.topic))).all() == ["order.unknown"]
     market.now = market.now.replace(minute=5)
     report = await run_cycle(faulty, market.now)
     assert report.denied == {"order_unknown": 1}
