@@ -40,7 +40,12 @@ class Settings(BaseSettings):
     cycle_interval_s: int = Field(
         default=60, ge=5, le=3600, description="Market seconds from one planned tick to the next."
     )
-    reconcile_interval_s: float = Field(default=5.0, gt=0, description="Real seconds between reconciliations.")
+    reconcile_interval_s: float = Field(
+        default=5.0, gt=0, description="Real seconds between reconciliations of orders."
+    )
+    positions_interval_s: float = Field(
+        default=45.0, gt=0, description="Real seconds between comparisons of positions and funds with the brokers."
+    )
     shards: int = Field(default=4, ge=1, le=256, description="Shares into which a cycle splits its users.")
     horizon_sessions: int = Field(
         default=10, ge=1, le=60, description="Sessions a trade may last; the model must know it."
@@ -52,6 +57,15 @@ class Settings(BaseSettings):
         default=10.0, gt=0, description="Oldest quote, in market seconds, an order may rely on."
     )
     order_value_rupees_max: int = Field(default=1_000_000, gt=0, description="Largest single entry in rupees.")
+    open_value_rupees_max: int = Field(
+        default=10_000_000, gt=0, description="Largest value of one account's positions and open orders in rupees."
+    )
+    day_loss_percent_max: float = Field(
+        default=2.0, gt=0, le=100, description="Percent of an account's funds that a day may cost; then exits only."
+    )
+    live_trading: bool = Field(
+        default=False, description="The deployment's switch for real orders, besides ENVIRONMENT=live."
+    )
     gather_timeout_s: float = Field(
         default=5.0, gt=0, description="Total deadline for one batch of quotes or predictions."
     )

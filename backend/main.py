@@ -23,6 +23,7 @@ from backend.brokers.paper import PaperBroker, PaperMarket
 from backend.config import Settings
 from backend.db import Sessions, create_engine, create_sessions
 from backend.domain.calendar import standard_calendar
+from backend.domain.gate import GateLimits
 from backend.domain.risk import RiskLimits
 from backend.errors import SaudaError
 from backend.security import Security
@@ -116,6 +117,9 @@ def rules_of(settings: Settings) -> TradingRules:
             quote_age_s_max=settings.quote_age_s_max,
             order_value_rupees_max=Decimal(settings.order_value_rupees_max),
         ),
+        gate=GateLimits(open_value_rupees_max=Decimal(settings.open_value_rupees_max)),
+        live_trading=settings.live_trading,
+        day_loss_fraction_max=Decimal(str(settings.day_loss_percent_max)) / 100,
     )
 
 
@@ -130,6 +134,7 @@ async def start_loop(settings: Settings, wired: Wired) -> TradingLoop:
         wired.trading,
         speed=await _market_speed(settings, wired),
         reconcile_interval_s=settings.reconcile_interval_s,
+        positions_interval_s=settings.positions_interval_s,
     )
     await loop.start()
     return loop

@@ -1,4 +1,4 @@
-"""The trader's clockwork: APScheduler jobs that reconcile, run cycles, deliver messages and end the day."""
+"""The trader's clockwork: APScheduler jobs that reconcile, run cycles, compare positions, deliver and end the day."""
 
 from collections.abc import Awaitable, Callable
 from datetime import date, datetime
@@ -14,7 +14,8 @@ from backend.services.auto_trading_service import run_cycle
 from backend.services.context import Trading
 from backend.services.end_of_day_service import end_of_day
 from backend.services.outbox_service import deliver
-from backend.services.reconcile_service import reconcile
+from backend.services.position_service import watch_positions
+from backend.services.reconcile_service import look_up, reconcile
 
 log = structlog.get_logger()
 
@@ -30,7 +31,9 @@ class TradingLoop:
     `speed` is market seconds per real second; no cycle runs until the last reconciliation has succeeded.
     """
 
-    def __init__(self, trading: Trading, *, speed: float, reconcile_interval_s: float) -> None:
+    def __init__(
+        self, trading: Trading, *, speed: float, reconcile_interval_s: float, positions_interval_s: float = 45.0
+    ) -> None:
         self._trading = trading
         self._reconciled = False
         self._closed_since: date | None = None
@@ -43,6 +46,8 @@ class TradingLoop:
         every = trading.rules.cycle_interval_s / speed / 3
         for name, job, seconds in (
             ("reconcile", self._reconcile, reconcile_interval_s),
+            ("look_up", self._look_up, trading.rules.lookup.every_s),
+            ("positions", self._positions, positions_interval_s),
             ("cycle", self._cycle, every),
             ("end_of_day", self._end_of_day, every),
             ("deliver", self._deliver, 1.0),
@@ -54,6 +59,7 @@ class TradingLoop:
         """Learn the calendar and reconcile before any trading, then let the clock run."""
         await self._guarded("refresh", self._refresh)()
         await self._guarded("reconcile", self._reconcile)()
+        await self._guarded("positions", self._positions)()
         # Before the clock runs, so that two ticks of one trader never overlap.
         await self._guarded("cycle", self._cycle)()
         self._scheduler.start()
@@ -98,6 +104,12 @@ class TradingLoop:
             self._reconciled = False
             raise
         self._reconciled = True
+
+    async def _look_up(self) -> None:
+        await look_up(self._trading)
+
+    async def _positions(self) -> None:
+        await watch_positions(self._trading)
 
     async def _cycle(self) -> None:
         if not self._reconciled:

@@ -62,7 +62,7 @@ async def apply_event(
         _add_fill(session, order, trade)
     await session.flush()
     if order.auto_trade_id is not None:
-        await _update_trade(session, order.auto_trade_id, market_at)
+        await update_trade(session, order.auto_trade_id, market_at)
     never_existed = kind in {OrderEventKind.REJECTED, OrderEventKind.ABANDONED, OrderEventKind.DENIED}
     counted = order.origin is OrderOrigin.ENGINE and order.intent is Intent.ENTRY
     if never_existed and counted and not order.filled_quantity:
@@ -106,7 +106,7 @@ def _add_fill(session: AsyncSession, order: Order, trade: BookTrade) -> None:
     order.average_price = value / order.filled_quantity
 
 
-async def _update_trade(session: AsyncSession, trade_id: int, market_at: datetime) -> None:
+async def update_trade(session: AsyncSession, trade_id: int, market_at: datetime) -> None:
     """Recompute an auto-trade from its orders and fills, and tell its owner where it opened or closed."""
     trade = (await session.scalars(select(AutoTrade).where(AutoTrade.id == trade_id).with_for_update())).one()
     orders = (await session.scalars(select(Order).where(Order.auto_trade_id == trade_id))).all()

@@ -80,6 +80,19 @@ async def reconcile(trading: Trading, account_ids: Collection[int] | None = None
     return report
 
 
+async def look_up(trading: Trading) -> ReconcileReport | None:
+    """One pass over the accounts with a send that was not answered in time; None where there is none."""
+    async with trading.sessions() as session:
+        age = func.extract("epoch", func.clock_timestamp() - Order.submitted_at)
+        silent = await session.scalars(
+            select(Order.account_id)
+            .where(Order.state == OrderState.SUBMITTED, age >= trading.rules.lookup.from_s)
+            .distinct()
+        )
+        accounts = silent.all()
+    return await reconcile(trading, accounts) if accounts else None
+
+
 async def _watched(trading: Trading, account_ids: Collection[int] | None) -> Mapping[str, list[Watched]]:
     """Orders by broker. Ages are taken now, before any book is read: absence then proves what it should."""
     async with trading.sessions() as session:

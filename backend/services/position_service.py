@@ -1,0 +1,308 @@
+"""Comparing positions: what users made in their broker's own app is adopted, and our books follow what is there."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+from sqlalchemy import func, or_, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from backend.brokers.base import AccountSnapshot, Broker, BrokerError
+from backend.db import lock_account
+from backend.domain.calendar import IST
+from backend.domain.decide import ExitReason, TradeStatus
+from backend.domain.market import OrderType, Side
+from backend.domain.orders import LIVE_STATES, Intent, OrderState, external_order_id, is_own_name
+from backend.domain.reconcile import BookOrder
+from backend.domain.trading_states import Cause, Scope, TradingState
+from backend.errors import SaudaError
+from backend.models import (
+    AutoTrade,
+    AutoTradeSettings,
+    BrokerAccount,
+    BrokerAccountStatus,
+    LedgerEntry,
+    Order,
+    OrderOrigin,
+    OutboxMessage,
+)
+from backend.services import ledger_service
+from backend.services.context import Trading
+from backend.services.order_service import update_trade
+from backend.services.reconcile_service import BOOK_TIMEOUT_S, reconcile
+from backend.services.trading_state_service import impose
+
+log = structlog.get_logger()
+
+LIVE_TRADES = (TradeStatus.ENTERING, TradeStatus.OPEN, TradeStatus.EXITING)
+
+
+@dataclass(slots=True)
+class PositionReport:
+    """Accounts compared; orders adopted; accounts whose books were brought to the broker's figures, and those whose
+    broker gave no report: nothing is concluded of these."""
+
+    accounts: int = 0
+    adopted: int = 0
+    aligned: int = 0
+    failed_accounts: set[int] = field(default_factory=set[int])
+
+
+async def watch_positions(trading: Trading) -> PositionReport:
+    """Compare every account that trades with its broker, whole book and holdings. Doing it twice changes nothing.
+
+    Raises:
+        SQLAlchemyError, OSError: the database did not answer.
+    """
+    report = PositionReport()
+    now = await trading.clock()
+    async with trading.sessions() as session:
+        by_broker: dict[str, list[BrokerAccount]] = defaultdict(list)
+        for account in await _accounts(session):
+            by_broker[account.broker].append(account)
+    for name, accounts in by_broker.items():
+        broker = trading.brokers.get(name)
+        if broker is None:
+            report.failed_accounts |= {account.id for account in accounts}
+            continue
+        report.accounts += len(accounts)
+        await _adopt_foreign(trading, broker, accounts, now, report)
+        await _align(trading, broker, accounts, now, report)
+    if report.adopted or report.aligned or report.failed_accounts:
+        log.info(
+            "positions", adopted=report.adopted, aligned=report.aligned, failed=sorted(report.failed_accounts)[:20]
+        )
+    return report
+
+
+async def _accounts(session: AsyncSession) -> Sequence[BrokerAccount]:
+    """Accounts through which anything goes: the primary of whoever auto-trades, and those with trades or orders."""
+    enabled = select(AutoTradeSettings.user_id).where(AutoTradeSettings.enabled)
+    trading = select(AutoTrade.account_id).where(AutoTrade.closed_at.is_(None), AutoTrade.status.in_(LIVE_TRADES))
+    ordered = select(Order.account_id).where(Order.created_at > func.clock_timestamp() - text("interval '2 days'"))
+    rows = await session.scalars(
+        select(BrokerAccount)
+        .where(
+            BrokerAccount.status == BrokerAccountStatus.READY,
+            or_(
+                BrokerAccount.is_primary & BrokerAccount.user_id.in_(enabled),
+                BrokerAccount.id.in_(trading),
+                BrokerAccount.id.in_(ordered),
+            ),
+        )
+        .order_by(BrokerAccount.id)
+    )
+    return rows.all()
+
+
+async def _adopt_foreign(
+    trading: Trading, broker: Broker, accounts: Sequence[BrokerAccount], now: datetime, report: PositionReport
+) -> None:
+    """Take in what the day's books show and we do not know, and settle it like any other order."""
+    since = datetime.combine(now.astimezone(IST).date(), datetime.min.time(), tzinfo=IST)
+    ids = [account.id for account in accounts]
+    try:
+        async with asyncio.timeout(BOOK_TIMEOUT_S):
+            books = await broker.books(ids, since)
+    except (SaudaError, TimeoutError) as silence:
+        log.warning("book_unreadable", broker=broker.name, error=repr(silence))
+        report.failed_accounts |= set(ids)
+        return
+    known = await _known_orders(trading, ids, [e for book in books.values() for e in _entries(book)])
+    adopted: set[int] = set()
+    for account in accounts:
+        book = books.get(account.id)
+        if book is None or isinstance(book, BrokerError):
+            report.failed_accounts.add(account.id)
+            continue
+        for entry in book:
+            if known.is_foreign(account.id, entry):
+                await _adopt(trading, account, entry)
+                adopted.add(account.id)
+                report.adopted += 1
+    if adopted:
+        await reconcile(trading, adopted)
+
+
+def _entries(book: Sequence[BookOrder] | BrokerError) -> Sequence[BookOrder]:
+    return () if isinstance(book, BrokerError) else book
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Our orders as far as a book is concerned: the broker's ids, and names whose id we have not learnt yet."""
+
+    broker_ids: frozenset[tuple[int, str]]
+    unanswered: frozenset[str]
+
+    def is_foreign(self, account_id: int, entry: BookOrder) -> bool:
+        return (account_id, entry.broker_order_id) not in self.broker_ids and entry.tag not in self.unanswered
+
+
+async def _known_orders(trading: Trading, account_ids: Sequence[int], entries: Sequence[BookOrder]) -> _Known:
+    """Read after the books: an order that was sent meanwhile is then known."""
+    names = [entry.tag for entry in entries if entry.tag]
+    shown = [entry.broker_order_id for entry in entries]
+    async with trading.sessions() as session:
+        rows = await session.execute(
+            select(Order.account_id, Order.broker_order_id, Order.client_order_id).where(
+                Order.account_id == func.any(list(account_ids)),
+                or_(Order.broker_order_id == func.any(shown), Order.client_order_id == func.any(names)),
+            )
+        )
+        found = rows.all()
+    return _Known(
+        frozenset((row.account_id, row.broker_order_id) for row in found if row.broker_order_id),
+        frozenset(row.client_order_id for row in found if not row.broker_order_id),
+    )
+
+
+async def _adopt(trading: Trading, account: BrokerAccount, entry: BookOrder) -> None:
+    """Record one order that Sauda did not send. One that bears a name of ours means that our record is incomplete."""
+    own = is_own_name(entry.tag)
+    log.warning("foreign_order", account=account.id, broker_order=entry.broker_order_id, own_name=own)
+    async with trading.sessions.begin() as session:
+        await session.execute(
+            insert(Order)
+            .values(
+                client_order_id=external_order_id(account.id, entry.broker_order_id),
+                broker_order_id=entry.broker_order_id,
+                origin=OrderOrigin.EXTERNAL,
+                user_id=account.user_id,
+                account_id=account.id,
+                intent=Intent.ENTRY if entry.side is Side.BUY else Intent.EXIT,
+                symbol=entry.symbol,
+                exchange=entry.exchange,
+                side=entry.side,
+                product=entry.product,
+                order_type=OrderType.MARKET if entry.limit_price is None else OrderType.LIMIT,
+                quantity=entry.quantity,
+                limit_price=entry.limit_price,
+                state=OrderState.SUBMITTED,
+                filled_quantity=0,
+                environment=trading.rules.environment.value,
+                decided_at=entry.placed_at,
+                submitted_at=func.clock_timestamp(),
+            )
+            .on_conflict_do_nothing(index_elements=[Order.client_order_id])
+        )
+        if own:
+            detail = f"the broker's book shows order {entry.broker_order_id} named {entry.tag}, which is not on record"
+            user = str(account.user_id)
+            await impose(session, Scope.USER, user, TradingState.HALTED, Cause.UNKNOWN_OWN_ORDER, detail)
+
+
+async def _align(
+    trading: Trading, broker: Broker, accounts: Sequence[BrokerAccount], now: datetime, report: PositionReport
+) -> None:
+    """Bring the books of quiet accounts to the broker's figures, after trades whose shares were sold by hand."""
+    ids = [account.id for account in accounts if account.id not in report.failed_accounts]
+    marks = await _marks(trading, ids)
+    try:
+        async with asyncio.timeout(BOOK_TIMEOUT_S):
+            snapshots = await broker.snapshots(ids)
+    except (SaudaError, TimeoutError) as silence:
+        log.warning("funds_unreadable", broker=broker.name, error=repr(silence))
+        report.failed_accounts |= set(ids)
+        return
+    for account in accounts:
+        snapshot = snapshots.get(account.id)
+        if isinstance(snapshot, AccountSnapshot):
+            report.aligned += await _align_account(trading, account, snapshot, marks.get(account.id, 0), now)
+        elif account.id in ids:
+            report.failed_accounts.add(account.id)
+
+
+async def _marks(trading: Trading, account_ids: Sequence[int]) -> Mapping[int, int]:
+    """The newest ledger entry of each account: one that is newer than a report makes the report an old one."""
+    async with trading.sessions() as session:
+        newest = (
+            select(LedgerEntry.id)
+            .where(LedgerEntry.account_id == BrokerAccount.id)
+            .order_by(LedgerEntry.id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        rows = await session.execute(
+            select(BrokerAccount.id, newest).where(BrokerAccount.id == func.any(list(account_ids)))
+        )
+        return {row[0]: row[1] or 0 for row in rows}
+
+
+async def _align_account(
+    trading: Trading, account: BrokerAccount, snapshot: AccountSnapshot, mark: int, now: datetime
+) -> bool:
+    async with trading.sessions() as session:
+        books = (await ledger_service.books_of(session, [account.id]))[account.id]
+        trades = await _open_trades(session, account.id)
+    same = books.opened and books.cash + books.reserved == snapshot.cash and books.shares == _shares(snapshot)
+    short = {t.symbol: t for t in trades if snapshot.holdings.get(t.symbol, 0) < t.entry_quantity - t.exit_quantity}
+    if same and not short:
+        return False
+    async with trading.sessions.begin() as session:
+        # Locks as everywhere: trades before the account.
+        for trade in short.values():
+            await _close_by_hand(session, trade.id, snapshot.holdings.get(trade.symbol, 0), now)
+        await lock_account(session, account.id)
+        newest = await session.scalar(select(func.max(LedgerEntry.id)).where(LedgerEntry.account_id == account.id))
+        live = await session.scalar(
+            select(func.count()).where(Order.account_id == account.id, Order.state.in_(LIVE_STATES))
+        )
+        if live or (newest or 0) != mark:
+            return False
+        changes = await ledger_service.align(session, account.id, snapshot.cash, _shares(snapshot), now)
+        if changes and books.opened:
+            log.warning("books_aligned", account=account.id, changes=changes)
+            payload = {"account_id": account.id, "message": f"The broker's figures differ: {'; '.join(changes)}."}
+            session.add(OutboxMessage(topic="account.adjusted", user_id=account.user_id, payload=payload))
+    return bool(changes)
+
+
+def _shares(snapshot: AccountSnapshot) -> dict[str, int]:
+    return {symbol: shares for symbol, shares in snapshot.holdings.items() if shares}
+
+
+async def _open_trades(session: AsyncSession, account_id: int) -> Sequence[AutoTrade]:
+    rows = await session.scalars(
+        select(AutoTrade).where(AutoTrade.account_id == account_id, AutoTrade.status == TradeStatus.OPEN)
+    )
+    return rows.all()
+
+
+async def _close_by_hand(session: AsyncSession, trade_id: int, holding: int, now: datetime) -> None:
+    """Give an open trade the sells by hand that took its shares: its result is then what they really brought.
+
+    Shares of the user's own are taken to be sold first: only what the account lacks is the trade's.
+    """
+    trade = (await session.scalars(select(AutoTrade).where(AutoTrade.id == trade_id).with_for_update())).one()
+    missing = trade.entry_quantity - trade.exit_quantity - holding
+    sells = await session.scalars(
+        select(Order)
+        .where(
+            Order.account_id == trade.account_id,
+            Order.symbol == trade.symbol,
+            Order.side == Side.SELL,
+            Order.origin != OrderOrigin.ENGINE,
+            Order.auto_trade_id.is_(None),
+            Order.state.not_in(LIVE_STATES),
+            Order.filled_quantity > 0,
+            Order.decided_at >= trade.decided_at,
+        )
+        .order_by(Order.id.desc())
+    )
+    taken = False
+    for sell in sells.all():
+        if sell.filled_quantity <= missing:
+            sell.auto_trade_id = trade.id
+            missing -= sell.filled_quantity
+            taken = True
+    if taken and trade.status is TradeStatus.OPEN:
+        trade.exit_reason = ExitReason.EXTERNAL
+        await session.flush()
+        await update_trade(session, trade.id, now)
+    elif missing > 0:
+        log.error("trade_without_shares", trade=trade.id, symbol=trade.symbol, missing=missing)
