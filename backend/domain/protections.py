@@ -240,7 +240,8 @@ def _findings(protections: Protections, past: Sequence[_Closing], funds: Decimal
         yield from _max_drawdown(drawdown, past, funds, now)
     if (low_profit := protections.low_profit) is not None:
         for symbol, closings in by_symbol.items():
-            yield from _low_profit(low_profit, closings, symbol, now)
+            if len(closings) >= low_profit.trades_min:
+                yield from _low_profit(low_profit, closings, symbol, now)
 
 
 def _cooldowns(rule: Cooldown, past: Sequence[_Closing], now: int) -> Iterator[_Finding]:
@@ -258,6 +259,8 @@ def _stoploss_guard(
 ) -> Iterator[_Finding]:
     """Stops that gained are none of its business, as in freqtrade's rule."""
     stops = [c for c in past if c.trade.exit_reason is ExitReason.STOP and c.trade.realized_pnl < 0]
+    if len(stops) < stops_min:
+        return
     for session in _sessions_of(stops, now - rule.pause_sessions):
         count = len(_window(stops, session, rule.lookback_sessions))
         if count >= stops_min:
@@ -268,6 +271,11 @@ def _stoploss_guard(
 
 def _max_drawdown(rule: MaxDrawdown, past: Sequence[_Closing], funds: Decimal, now: int) -> Iterator[_Finding]:
     """The fall from the peak, where the start counts as one, at each losing trade in order of closing."""
+    pnls = [c.trade.realized_pnl for c in past]
+    gains = sum((pnl for pnl in pnls if pnl > 0), Decimal(0))
+    losses = sum((-pnl for pnl in pnls if pnl < 0), Decimal(0))
+    if losses <= max(funds - gains, Decimal(0)) * rule.drawdown_fraction_max:
+        return  # no fall is deeper than all losses, and no window began with less: almost every user, every cycle
     for session in _sessions_of(past, now - rule.pause_sessions):
         window = _window(past, session, rule.lookback_sessions)
         earned_since = sum((c.trade.realized_pnl for c in past if c.session >= window[0].session), Decimal(0))

@@ -182,6 +182,8 @@ def test_a_drawdown_is_measured_from_the_peak_in_order_of_closing() -> None:
     # 4,000 up and 5,001 down is a fall of 5,001, though only 1,001 were lost in all.
     assert drawdown([closed(-1, 4000), closed(0, -5001)])
     assert not drawdown([closed(-1, 4000), closed(0, -5000)])
+    # What was gained on the way is not part of the funds before.
+    assert drawdown([closed(-1, 10_000), closed(0, -5001)])
     # The other way round the fall was over before the gain came.
     assert drawdown([closed(-1, -2500, hour=10), closed(-1, -2501, hour=11), closed(0, 4000)])
     assert not drawdown([closed(-1, -2500, hour=10), closed(-1, 4000, hour=11), closed(-1, -4000, hour=12)])
