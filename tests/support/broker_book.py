@@ -246,7 +246,8 @@ class Book:
         return [order for order in self.orders.values() if order.account == account]
 
     def truth(self) -> dict[str, Any]:
-        """What really happened: orders with their trades, arrivals, and the counts that matter."""
+        """What really happened: orders with their trades, arrivals, what is held, and the counts that matter."""
+        accounts = {order.account for order in self.orders.values()}
         accepted = [arrival for arrival in self.arrivals if arrival.order_id is not None]
         return {
             "orders": list(self.orders.values()),
@@ -254,7 +255,8 @@ class Book:
             "accepted_per_tag": Counter(a.tag for a in accepted),
             "accepted_per_symbol": Counter(a.symbol for a in accepted),
             "orders_per_second_max": per_second_max([a.at_s for a in self.arrivals]),
-            "holdings": {order.account: self.holdings(order.account) for order in self.orders.values()},
+            "holdings": {account: self.holdings(account) for account in accounts},
+            "cash": {account: str(self.funds(account)[0]) for account in accounts},
         }
 
 

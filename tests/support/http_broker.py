@@ -77,6 +77,7 @@ class HttpBroker:
     """A `Broker` over HTTP. `absence_is_proof_after_s` is None: this broker's book may be late."""
 
     name = "http"
+    real_money = False
 
     def __init__(
         self,

@@ -296,6 +296,9 @@ async def test_the_truth_counts_every_arrival_with_its_time(desk: Desk):
     assert truth["accepted_per_tag"] == {"T1": 2, "T2": 1}
     assert truth["accepted_per_symbol"] == {"INFY": 3}
     assert truth["holdings"] == {str(A): {"INFY": 30}}
+    snapshot = (await desk.broker.snapshots([A]))[A]
+    assert isinstance(snapshot, AccountSnapshot)
+    assert Decimal(truth["cash"][str(A)]) == snapshot.cash
     at_s = [arrival["at_s"] for arrival in truth["arrivals"]]
     assert began <= at_s[0] <= at_s[1] <= at_s[2] <= time.monotonic()
     assert truth["orders_per_second_max"] == per_second_max(at_s)
