@@ -298,6 +298,7 @@ _ORDER: Json = {
     "decided_at": "2026-03-02T10:15:00+05:30",
     "submitted_at": "2026-03-02T10:15:00.120000+05:30",
 }
+_MANUAL_ORDER: Json = _ORDER | {"id": 78, "origin": "manual", "auto_trade_id": None}
 _ORDER_EVENT: Json = {
     "kind": "submitted",
     "from_state": "pending",
@@ -370,6 +371,7 @@ REQUESTS: dict[str, Json] = {
         "protections": _PROTECTIONS | {"cooldown": {"pause_sessions": 3, "stops_only": False}},
     },
     "correct_calendar": _OVERRIDE,
+    "place_order": {"symbol": "RELIANCE", "side": "buy", "quantity": 19, "product": "cnc", "limit_price": None},
     "pull_kill_switch": {"flatten": False, "reason": "I want to look at this first"},
     "reactivate_trading": {"reason": "looked at it, all is as it should be"},
     "pull_admin_kill_switch": {"scope": "broker", "key": "paper", "flatten": False, "reason": "book looks wrong"},
@@ -400,6 +402,7 @@ ANSWERS: dict[str, Json] = {
     "get_auto_trading_analytics": _ANALYTICS,
     "list_auto_trading_decisions": _DECISIONS,
     "get_auto_trading_market_status": _MARKET_STATUS,
+    "place_order": _ENVIRONMENT | {"order": _MANUAL_ORDER},
     "list_orders": _ENVIRONMENT | {"orders": [_ORDER], "next_cursor": None},
     "get_order": _ENVIRONMENT | {"order": _ORDER, "events": [_ORDER_EVENT], "fills": [_FILL]},
     "cancel_order": _ENVIRONMENT | {"order": _ORDER | {"state": "cancelled"}},

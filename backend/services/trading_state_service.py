@@ -1,11 +1,10 @@
 """Imposing, lifting and reading the states that hold trading back; each change is a row, a message and a log line."""
 
 import structlog
-from sqlalchemy import ColumnElement, String, and_, cast, exists, func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.domain.orders import Intent
 from backend.domain.trading_states import (
     ADMIN_LIFTS,
     DETAIL_LENGTH_MAX,
@@ -112,27 +111,6 @@ async def standings(session: AsyncSession) -> Standings:
         select(TradingStatePeriod).where(TradingStatePeriod.ended_at.is_(None)).order_by(TradingStatePeriod.id)
     )
     return Standings(tuple(_standing(row) for row in rows.all()))
-
-
-def forbidden(
-    intent: ColumnElement[Intent],
-    user_id: ColumnElement[int],
-    strategy: ColumnElement[str],
-    broker: ColumnElement[str],
-) -> ColumnElement[bool]:
-    """The SQL condition that something which stands forbids an order: `not permits(...)` of the domain, in a query.
-
-    The arguments are columns of the query's own; an order without a strategy has null there.
-    """
-    period = TradingStatePeriod
-    concerns = or_(
-        period.scope == Scope.PLATFORM,
-        and_(period.scope == Scope.USER, period.key == cast(user_id, String)),
-        and_(period.scope == Scope.STRATEGY, period.key == strategy),
-        and_(period.scope == Scope.BROKER, period.key == broker),
-    )
-    halts_exits = and_(period.state == TradingState.HALTED, period.flatten.is_(False))
-    return exists().where(period.ended_at.is_(None), concerns, or_(intent == Intent.ENTRY, halts_exits))
 
 
 async def periods(

@@ -45,7 +45,7 @@ ACCESS = {
         "get_trading_state",
         "reactivate_trading",
     },
-    "paid_user": {"open_broker_account", "enable_auto_trading"},
+    "paid_user": {"open_broker_account", "enable_auto_trading", "place_order"},
     "admin_user": {
         "list_subscriptions",
         "activate_subscription",

@@ -55,7 +55,9 @@ async def test_a_users_route_shows_and_changes_ones_own_rows_only(own_gateway: G
     (method,) = route.methods
     async with own_gateway.sessions() as session:
         path = route.path.format(order_id=await session.scalar(text("SELECT max(id) FROM orders")))
-    reply = await own_gateway.client.request(method, path, json=body, headers=stranger.headers)
+    reply = await own_gateway.client.request(
+        method, path, json=body, headers=stranger.headers | {"Idempotency-Key": "of the stranger's"}
+    )
     assert reply.status_code < 500
     assert await _rows_of(own_gateway, victim) == before
     for secret in (victim.email, "98765.43", "victims_own"):

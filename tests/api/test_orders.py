@@ -1,20 +1,30 @@
 """Orders of every origin: listed in pages, shown with their record, and cancelled whatever the plan."""
 
+import asyncio
 from decimal import Decimal
 
+import httpx
 import pytest
+from sqlalchemy import func, select, text, update
 
 from backend.domain.market import Side
 from backend.domain.orders import OrderState
 from backend.domain.reasons import NEXT_STEP, Reason
 from backend.domain.trading_states import Cause, Scope, TradingState
-from backend.models import Order, OrderOrigin
+from backend.models import IdempotencyKey, Order, OrderOrigin, PaperOrder
+from backend.services import cancel_service
 from backend.services.reconcile_service import reconcile
 from backend.services.trading_state_service import impose
 from tests.api.conftest import Gateway, Someone
 from tests.api.rows import add_cycle, filled_order, trade
 from tests.api.test_problems import problem_of
 from tests.support.resting_orders import rest, state_of
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time enough on a busy machine, where a test is about what becomes of the orders and not about how soon."""
+    monkeypatch.setattr(cancel_service, "CANCEL_S_MAX", 20)
 
 
 async def resting(gateway: Gateway, user: Someone, limit: int = 980, **changes) -> int:
@@ -135,3 +145,120 @@ async def test_anothers_order_does_not_exist(gateway: Gateway, method: str) -> N
 async def test_a_bad_query_is_refused(gateway: Gateway, query: str) -> None:
     user = await gateway.someone()
     assert problem_of(await gateway.client.get(f"/v1/orders{query}", headers=user.headers)).status == 422
+
+
+# ---- orders made by hand
+
+BUY = {"symbol": "RELIANCE", "side": "buy", "quantity": 10, "product": "cnc"}
+
+
+async def place(gateway: Gateway, user: Someone, key: str | None = "k", **changes) -> httpx.Response:
+    headers = user.headers | ({"Idempotency-Key": key} if key is not None else {})
+    return await gateway.client.post("/v1/orders", json=BUY | changes, headers=headers)
+
+
+async def test_an_order_by_hand_is_placed_and_filled_like_any_other(gateway: Gateway) -> None:
+    user = await gateway.someone("pro", account=True)
+    reply = await place(gateway, user)
+    assert reply.status_code == 201
+    order = reply.json()["order"]
+    assert (order["origin"], order["auto_trade_id"], order["intent"]) == ("manual", None, "entry")
+    assert (order["state"], order["filled_quantity"], order["account_id"]) == ("filled", 10, user.account_id)
+    # Without a limit of its own it got one, close above the last price of 1000.
+    assert Decimal(1000) < Decimal(order["limit_price"]) <= Decimal("1003.05")
+    sold = (await place(gateway, user, "sell", side="sell", quantity=4)).json()["order"]
+    assert (sold["intent"], sold["state"]) == ("exit", "filled")
+    assert Decimal("989.95") <= Decimal(sold["limit_price"]) < Decimal(1000)
+
+
+async def test_a_limit_of_ones_own_rests_and_can_be_cancelled(gateway: Gateway) -> None:
+    user = await gateway.someone("pro", account=True)
+    order = (await place(gateway, user, limit_price="985.00")).json()["order"]
+    assert (order["state"], order["limit_price"]) == ("accepted", "985.00")
+    reply = await gateway.client.delete(f"/v1/orders/{order['id']}", headers=user.headers)
+    assert reply.json()["order"]["state"] == "cancelled"
+
+
+async def test_fifty_requests_with_one_key_are_one_order(own_gateway: Gateway) -> None:
+    user = await own_gateway.someone("pro", account=True)
+
+    async def until_answered() -> httpx.Response:
+        async with asyncio.timeout(30):
+            while (reply := await place(own_gateway, user)).status_code == 409:
+                assert problem_of(reply).code == "idempotency_in_flight"
+        return reply
+
+    replies = await asyncio.gather(*(until_answered() for _ in range(50)))
+    assert {reply.status_code for reply in replies} == {201}
+    assert len({reply.content for reply in replies}) == 1
+    async with own_gateway.sessions() as session:
+        for table in (Order, PaperOrder):
+            assert await session.scalar(select(func.count()).select_from(table)) == 1
+
+
+async def test_a_key_taken_over_from_a_request_that_died_finds_its_order(gateway: Gateway) -> None:
+    """The request died after its order was sent, before its answer was kept: the order's own name keeps it one."""
+    user = await gateway.someone("pro", account=True)
+    first = (await place(gateway, user)).json()["order"]
+    async with gateway.sessions.begin() as session:
+        await session.execute(
+            update(IdempotencyKey)
+            .where(IdempotencyKey.user_id == user.id)
+            .values(finished_at=None, status=None, claimed_at=func.clock_timestamp() - text("interval '31 seconds'"))
+        )
+    second = await place(gateway, user)
+    assert (second.status_code, second.json()["order"]["id"]) == (201, first["id"])
+    assert len((await orders(gateway, user))["orders"]) == 1
+
+
+async def test_an_order_by_hand_needs_a_key(gateway: Gateway) -> None:
+    user = await gateway.someone("pro", account=True)
+    problem = problem_of(await place(gateway, user, None))
+    assert (problem.status, [error["pointer"] for error in problem.errors]) == (422, ["#/Idempotency-Key"])
+    assert (await orders(gateway, user))["orders"] == []
+
+
+async def test_an_order_by_hand_needs_a_plan_that_has_it(gateway: Gateway) -> None:
+    user = await gateway.someone(account=True)
+    assert problem_of(await place(gateway, user)).code == "plan_required"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"quantity": 0}, "validation_failed"),
+        ({"quantity": 1.0}, "validation_failed"),
+        ({"quantity": "10"}, "validation_failed"),
+        ({"limit_price": 985.5}, "validation_failed"),
+        ({"limit_price": "0"}, "validation_failed"),
+        ({"limit_price": "-985"}, "validation_failed"),
+        ({"limit_price": "985.00001"}, "validation_failed"),
+        ({"symbol": "NOSUCH"}, "unknown_symbol"),
+        ({"limit_price": "985.01"}, "not_on_tick"),
+        ({"limit_price": "900"}, "outside_collar"),
+        ({"side": "sell"}, "sell_exceeds_holding"),
+        ({"quantity": 600}, "insufficient_funds"),
+    ],
+)
+async def test_what_is_refused_leaves_no_order(gateway: Gateway, changes: dict, code: str) -> None:
+    user = await gateway.someone("pro", account=True)
+    problem = problem_of(await place(gateway, user, **changes))
+    assert (problem.status, problem.code) == (422, code)
+    assert (await orders(gateway, user))["orders"] == []
+
+
+async def test_an_order_goes_through_ones_own_account_only(gateway: Gateway) -> None:
+    user, other = await gateway.someone("pro", account=True), await gateway.someone("pro", account=True)
+    assert problem_of(await place(gateway, user, account_id=other.account_id)).status == 404
+    assert (await orders(gateway, other))["orders"] == []
+
+
+async def test_a_halt_denies_an_order_by_hand_before_the_socket(gateway: Gateway) -> None:
+    user = await gateway.someone("pro", account=True)
+    await gateway.client.post("/v1/kill-switch", headers=user.headers)
+    reply = await place(gateway, user)
+    assert (reply.status_code, reply.json()["order"]["state"]) == (201, "denied")
+    assert reply.json()["order"]["denied_reason"] == "trading_halted"
+    async with gateway.sessions() as session:
+        query = select(func.count()).where(PaperOrder.account_id == user.account_id)
+        assert await session.scalar(query) == 0

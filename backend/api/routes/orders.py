@@ -4,16 +4,28 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from backend.api.deps import CurrentUser, State
+from backend.api.deps import CurrentUser, PaidUser, State
 from backend.api.documentation import documented
-from backend.api.idempotency import IdempotentRoute
+from backend.api.idempotency import IdempotentRoute, RequiredKey
 from backend.api.schemas.common import ID_MAX, next_cursor
-from backend.api.schemas.orders import OrderRecordReply, OrderReply, OrdersQuery, OrdersReply, OrderView
+from backend.api.schemas.orders import OrderBody, OrderRecordReply, OrderReply, OrdersQuery, OrdersReply, OrderView
 from backend.services import order_query_service
+from backend.services.manual_order_service import place_manual
 
 router = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=IdempotentRoute)
 
 OrderId = Annotated[int, Path(ge=1, le=ID_MAX)]
+
+
+@router.post("", **documented("place_order", 401, 403, 404, 409, 503, status=201))
+async def place_order(body: OrderBody, key: RequiredKey, user: PaidUser, state: State) -> OrderReply:
+    """Place one order by hand, checked and sent as the engine's own; the answer shows it as it stands then.
+
+    What the gate refuses before anything is recorded is a 422 with the reason as its code; a refusal after that, or by
+    the broker, is an order that is `denied` or `rejected`. One key never places two orders.
+    """
+    order = await place_manual(state.trading, user.id, key, body.order())
+    return OrderReply(environment=state.environment, order=OrderView.of(order))
 
 
 @router.get("", **documented("list_orders", 401, 503))

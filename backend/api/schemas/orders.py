@@ -1,14 +1,49 @@
 """Orders on the wire, whoever made them."""
 
 from datetime import date
+from decimal import Decimal
+from typing import Annotated
 
-from backend.api.schemas.common import MarketReply, Moment, Money, PageQuery, Reply, Symbol
+from pydantic import AfterValidator, Field, StringConstraints
+
+from backend.api.schemas.common import Body, Id, MarketReply, Moment, Money, PageQuery, Reply, Symbol
 from backend.domain.market import OrderType, Product, Side
 from backend.domain.orders import Intent, OrderEventKind, OrderState
 from backend.domain.reasons import NEXT_STEP, Reason
 from backend.models import Fill, Order, OrderEvent, OrderOrigin
+from backend.services.manual_order_service import ManualOrder
 from backend.services.order_query_service import OrderFilter, OrderRecord
 from contracts.common import Environment
+
+SHARES_MAX = 10_000_000
+
+
+def _positive(rupees: str) -> str:
+    if Decimal(rupees) <= 0:
+        raise ValueError("a price is above zero")
+    return rupees
+
+
+RupeesText = Annotated[str, StringConstraints(pattern=r"^\d{1,9}(\.\d{1,4})?$"), AfterValidator(_positive)]
+"""Rupees as they are written: a JSON number would have been a float on its way."""
+
+
+class OrderBody(Body):
+    """`limit_price` in rupees per share, as a string; null stays close to the market: a protected limit.
+
+    `account_id` null is the primary account. A sell needs the shares in that account.
+    """
+
+    symbol: Symbol
+    side: Side
+    quantity: Annotated[int, Field(strict=True, ge=1, le=SHARES_MAX)]
+    product: Product = Product.CNC
+    limit_price: RupeesText | None = None
+    account_id: Id | None = None
+
+    def order(self) -> ManualOrder:
+        limit = None if self.limit_price is None else Decimal(self.limit_price)
+        return ManualOrder(self.symbol, self.side, self.quantity, self.product, limit, self.account_id)
 
 
 class OrdersQuery(PageQuery):
