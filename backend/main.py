@@ -28,7 +28,7 @@ from backend.domain.risk import RiskLimits
 from backend.errors import SaudaError
 from backend.security import Security
 from backend.services.context import Trading, TradingRules
-from backend.services.deployment_service import claim_environment
+from backend.services.deployment_service import begin, note_orders
 from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
 from backend.services.ml_service_client import MlServiceClient
@@ -129,12 +129,19 @@ async def start_loop(settings: Settings, wired: Wired) -> TradingLoop:
     Raises:
         ConflictError: the database belongs to another environment.
     """
-    await claim_environment(wired.sessions, settings.environment)
+    why = await begin(wired.sessions, settings.environment, settings.data_dir)
+    if why is not None:
+        wired.trading.announce(f"    !    trading is HALTED until an administrator has looked: {why}")
+
+    async def noted() -> None:
+        await note_orders(wired.sessions, settings.data_dir)
+
     loop = TradingLoop(
         wired.trading,
         speed=await _market_speed(settings, wired),
         reconcile_interval_s=settings.reconcile_interval_s,
         positions_interval_s=settings.positions_interval_s,
+        after_orders=noted,
     )
     await loop.start()
     return loop
@@ -168,7 +175,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await claim_environment(wired.sessions, settings.environment)
+        await begin(wired.sessions, settings.environment, settings.data_dir)
         starting = asyncio.create_task(trade()) if settings.trader_enabled else None
         async with board.running():
             yield

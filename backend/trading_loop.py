@@ -28,13 +28,21 @@ PASSING_ERRORS = (SaudaError, SQLAlchemyError, OSError, TimeoutError)
 class TradingLoop:
     """Runs on every trader; the database's unique tick row decides who does the work.
 
-    `speed` is market seconds per real second; no cycle runs until the last reconciliation has succeeded.
+    `speed` is market seconds per real second, `after_orders` is called after each tick that decided on orders; no
+    cycle runs until the last reconciliation has succeeded.
     """
 
     def __init__(
-        self, trading: Trading, *, speed: float, reconcile_interval_s: float, positions_interval_s: float = 45.0
+        self,
+        trading: Trading,
+        *,
+        speed: float,
+        reconcile_interval_s: float,
+        positions_interval_s: float = 45.0,
+        after_orders: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._trading = trading
+        self._after_orders = after_orders
         self._reconciled = False
         self._closed_since: date | None = None
         self._day_ended: date | None = None
@@ -121,6 +129,8 @@ class TradingLoop:
             self._closed_since = None
             self._trading.announce(report.line())
             log.info("cycle", **report.summary())
+            if self._after_orders is not None and report.entries + report.exits:
+                await self._after_orders()
             await self._deliver()
         elif not self._trading.calendar.any_continuous(now):
             self._say_closed(now)
