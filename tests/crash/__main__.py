@@ -18,8 +18,8 @@ from tests.support.broker_book import Mode
 RECOVERED_S_MAX = 10.0
 HOLDERS_POINTS = 110
 """About as many points as the holder of a shard passes between recording and the last answer."""
-TICKS_POINTS = 450
-"""About as many as three users' first two ticks have."""
+TICK_POINTS = 350
+"""About as many as a tick of three users has."""
 SHORT_VARIANTS = tuple(map(Variant, (Mode.ACCEPT, Mode.ACCEPT_THEN_RESET, Mode.DROP_BEFORE_ACCEPT, Mode.SHOW_LATE)))
 PRODUCTION_MODES = (Mode.ACCEPT, Mode.ACCEPT_THEN_HANG, Mode.ACCEPT_THEN_502, Mode.PARTIAL)
 SHORT_PACE = {"frozen_s": 1.5, "tick_s": 0.5, "rules": SCALED}
@@ -32,7 +32,7 @@ def kills(place: Hall, wanted: argparse.Namespace) -> Iterator[Row | Result]:
     """SIGKILL at every point under every variant, at a faster clock."""
     if wanted.short:
         points = next(iter(kill_sweep.counts(place, SHORT_VARIANTS[:1], 1).values()))
-        chosen = spread(points, wanted.samples or 8)
+        chosen = spread(points, wanted.samples or 6)
         rounds = [Kill(SHORT_VARIANTS[i % len(SHORT_VARIANTS)], at) for i, at in enumerate(chosen)]
     else:
         rounds = kill_sweep.plan(place, kill_sweep.VARIANTS, wanted.samples or sys.maxsize, wanted.at_once)
@@ -74,7 +74,7 @@ def pauses(place: Hall, wanted: argparse.Namespace) -> Iterator[Row | Result]:
 
 def stops(place: Hall, wanted: argparse.Namespace) -> Iterator[Row | Result]:
     """PostgreSQL stopped at once in running cycles."""
-    rounds = postgres_stops.stops(2 if wanted.short else 50, TICKS_POINTS, wanted.seed)
+    rounds = postgres_stops.stops(2 if wanted.short else 50, TICK_POINTS, wanted.seed)
     results = list(postgres_stops.run_stops(place, rounds))
     yield Row("PostgreSQL stopped at once", f"{len(results)} times", "–", True)
     yield from counted(results)

@@ -53,7 +53,7 @@ def told(results: Sequence[Result], shown_max: int = 20) -> str:
     """The first breaches, each with what it takes to have it again."""
     lines: list[str] = []
     for result in results:
-        struck = {k: v for k, v in result.items() if k not in {"breaches", "points"}}
+        struck = {k: v for k, v in result.items() if k != "breaches"}
         lines += [f"  {breach}   [{struck}]" for breach in result["breaches"]]
     more = [f"  … and {len(lines) - shown_max} more"] if len(lines) > shown_max else []
     return "\n".join([*lines[:shown_max], *more])

@@ -84,4 +84,5 @@ class Points:
     def _pass(self, where: str) -> None:
         self.seen.append(where)
         if len(self.seen) == self._at:
+            sys.settrace(None)  # whoever lives on after this has no more to count
             self._act(where)

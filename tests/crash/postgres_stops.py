@@ -21,14 +21,14 @@ from tests.crash.recovery import recover
 from tests.crash.world import CRASH_TICK, SCALED, TICK, Desk, Hall, Stage, set_up, tear_down, trading_on
 from tests.support.broker_book import Mode
 
-SPEED = 60
-"""Market seconds per real second: a tick each second."""
+SPEED = 120
+"""Market seconds per real second: two ticks each second."""
 RECONCILE_INTERVAL_S = 1.0
 READY_AGAIN_S_MAX = 5.0
 LOOK_S = 0.02
 LOOKS_MAX = 150
 GIVE_UP_S = 30.0
-LATE_TICK = 120
+LATE_TICK = 80
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ from tests.support.market_server import Market, Stock
 FIRST_TICK = datetime(2024, 3, 18, 10, 0, tzinfo=IST)
 TICK = timedelta(minutes=1)
 CRASH_TICK = FIRST_TICK + TICK
+EMPTY = "crash_empty"
 PEOPLE = {"crash_one": {"asha": ("INFY", "TCS")}}
 PEOPLE["crash_three"] = PEOPLE["crash_one"] | {"ravi": ("TCS",), "meera": ("INFY", "TCS")}
 """The templates: who trades which symbols. Whoever chose INFY holds it when the crash tick comes, and sells it then."""
@@ -129,9 +130,10 @@ def _serve(say: Say) -> None:
 
 def _lay_out(place: Hall) -> None:
     """Migrate the template databases and trade their first tick."""
+    migrate(create_database(place.postgres, EMPTY))
     for name, people in PEOPLE.items():
-        migrate(create_database(place.postgres, name))
-        asyncio.run(_trade_first_tick(Stage(place, name), people))
+        _set_up(Stage(place, name, EMPTY), [Mode.ACCEPT])
+        asyncio.run(_trade_first_tick(Stage(place, name, EMPTY), people))
 
 
 async def _trade_first_tick(template: Stage, people: Mapping[str, tuple[str, ...]]) -> None:
@@ -218,7 +220,7 @@ async def trading_on(
             market_data=market_data,
             ml_service=MlServiceClient(http, url, 5),
             calendar=calendar,
-            rules=rules_with(rules, trader, shards=1 if stage.template == "crash_one" else 2),
+            rules=rules_with(rules, trader, shards=2 if stage.template == "crash_three" else 1),
             clock=clock,
             announce=lambda _: None,
         )
@@ -260,6 +262,10 @@ async def _control(stage: Stage, method: str, path: str, body: Any) -> None:
 
 def set_up(stage: Stage, modes: list[Mode], **figures: float) -> None:
     """Give a round its own database and book; from now on the broker behaves as `modes` say."""
+    run_child(lambda _: _set_up(stage, modes, **figures))
+
+
+def _set_up(stage: Stage, modes: list[Mode], **figures: float) -> None:
 
     async def run() -> None:
         async with _admin(stage.hall) as admin:
@@ -268,7 +274,7 @@ def set_up(stage: Stage, modes: list[Mode], **figures: float) -> None:
         await _control(stage, "PUT", "/control/clock", {"now": CRASH_TICK.isoformat()})
         await _control(stage, "PUT", "/control/behaviour", {"modes": modes} | figures)
 
-    run_child(lambda _: asyncio.run(run()))
+    asyncio.run(run())
 
 
 def tear_down(stage: Stage) -> None:
