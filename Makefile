@@ -5,13 +5,17 @@ BIN := .venv/bin
 UV := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV=.venv $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: run test check format generate bench lock setup clean
+.PHONY: run test test-crash check format generate bench lock setup clean
 
 run: setup
 	@exec $(BIN)/sauda up $(ARGS)
 
 test: setup
 	$(BIN)/pytest $(ARGS)
+
+# The trading path killed, frozen and starved at every step, judged by the broker's own count (docs/safety.md).
+test-crash: setup
+	$(BIN)/python -m tests.crash $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

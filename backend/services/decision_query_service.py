@@ -65,7 +65,9 @@ _CYCLES = text("""
            (SELECT jsonb_object_agg(key, value) FROM jsonb_each(c.inputs -> 'quotes' -> 'quotes')
              WHERE key = ANY(:symbols)) AS quotes,
            (SELECT jsonb_object_agg(key, value) FROM jsonb_each(c.inputs -> 'predictions' -> 'predictions')
-             WHERE key = ANY(:symbols)) AS predictions
+             WHERE key = ANY(:symbols)) AS predictions,
+           (SELECT jsonb_object_agg(o.symbol || ' ' || o.intent, o.denied_reason) FROM orders o
+             WHERE o.user_id = :user_id AND o.cycle_id = c.id AND o.denied_reason IS NOT NULL) AS denied
       FROM cycles c
       LEFT JOIN decisions d ON d.cycle_id = c.id AND d.user_id = :user_id
      WHERE c.id < :before_id
@@ -101,7 +103,7 @@ def _cycle_decision(trading: Trading, row: Any, settings: AutoTradeSettings) -> 
     rules = MODE_RULES[mode]
     skipped = Reason(row.skipped_reason) if row.skipped_reason else None
     view = stored_view(trading, row, settings.symbols) if row.market_now else None
-    recorded = [_recorded(outcome, view, rules) for outcome in row.outcomes or []]
+    recorded = [_recorded(outcome, row.denied or {}, view, rules) for outcome in row.outcomes or []]
     taken = {decision.symbol for decision in recorded}
     rest = [symbol for symbol in settings.symbols if symbol not in taken] if view is not None else []
     ranking = rank(view, mode, trading.rules.limits) if view is not None else None
@@ -135,14 +137,18 @@ def stored_view(trading: Trading, row: Any, symbols: Sequence[str]) -> MarketVie
     return market_view(trading, datetime.fromisoformat(row.market_now), symbols, quotes, signals, certified)
 
 
-def _recorded(outcome: Mapping[str, Any], view: MarketView | None, rules: ModeRules) -> SymbolDecision:
+def _recorded(
+    outcome: Mapping[str, Any], denied: Mapping[str, str], view: MarketView | None, rules: ModeRules
+) -> SymbolDecision:
+    """What was decided for a symbol, or the reason with which the gate refused the order before it was sent."""
     symbol = outcome["symbol"]
+    reason = outcome["reason"] or denied.get(f"{symbol} {outcome['intent']}")
     quote = view.quotes.get(symbol) if view else None
     confidence, expected = _numbers(view.signals.get(symbol) if view else None, quote, rules)
     return SymbolDecision(
         symbol=symbol,
         intent=Intent(outcome["intent"]),
-        reason=Reason(outcome["reason"]) if outcome["reason"] else None,
+        reason=Reason(reason) if reason else None,
         recorded=True,
         quantity=outcome["quantity"],
         limit_price=Decimal(outcome["limit_price"]) if outcome["limit_price"] else None,

@@ -12,6 +12,7 @@ from backend.domain.decide import TradeStatus
 from backend.models import AutoTrade, Cycle, CycleShard, Decision, OutboxMessage
 from backend.services.context import Trading
 from backend.services.cycle_service import mark_missed
+from backend.services.idempotency_service import expired_keys
 from backend.services.reconcile_service import reconcile
 
 log = structlog.get_logger()
@@ -60,6 +61,7 @@ def _old_rows(day: date, kept: timedelta) -> tuple[Delete | Update, ...]:
         delete(CycleShard).where(tuple_(CycleShard.cycle_id, CycleShard.shard).in_(shards.limit(PURGE_ROWS_MAX))),
         update(Cycle).where(Cycle.id.in_(inputs.limit(PURGE_ROWS_MAX))).values(inputs=null()),
         delete(OutboxMessage).where(OutboxMessage.id.in_(messages.limit(PURGE_ROWS_MAX))),
+        expired_keys(PURGE_ROWS_MAX),
     )
 
 

@@ -47,7 +47,7 @@ async def place_manual(trading: Trading, user_id: int, key: str, wanted: ManualO
     """
     client_id = manual_order_id(user_id, key)
     if (earlier := await _order_named(trading, client_id)) is not None:
-        return earlier
+        return _same(earlier, wanted)
     await require_known(trading, [wanted.symbol])
     now = await trading.clock()
     if trading.calendar.phase(wanted.symbol, now) is not Phase.CONTINUOUS:
@@ -69,7 +69,23 @@ async def place_manual(trading: Trading, user_id: int, key: str, wanted: ManualO
     order = await _order_named(trading, client_id)
     if order is None:
         raise LookupError(f"the order {client_id} was recorded and is gone")
-    return order
+    return _same(order, wanted)
+
+
+def _same(order: Order, wanted: ManualOrder) -> Order:
+    """The order, if it is what is asked for: the key's memory ends after a day, the order's name does not."""
+    same = (order.symbol, order.side, order.quantity, order.product) == (
+        wanted.symbol,
+        wanted.side,
+        wanted.quantity,
+        wanted.product,
+    )
+    if same and wanted.limit_price in {None, order.limit_price}:
+        return order
+    raise InvalidRequestError(
+        f"This Idempotency-Key was used for another order ({order.id}): choose a new one.",
+        code="idempotency_key_reused",
+    )
 
 
 def _approve(

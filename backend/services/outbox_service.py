@@ -1,4 +1,4 @@
-"""Delivering what transactions left in the outbox: so far to the console, one readable line per trade."""
+"""Delivering what transactions left in the outbox: so far to the console, one readable line per message."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,4 +49,9 @@ def _line(topic: str, email: str, payload: Mapping[str, Any]) -> str:
     if topic == "trade.closed":
         result = f"{p('exit_reason')}, realized ₹{p('realized_pnl')} after charges"
         return f"    SELL {what} at ₹{p('price'):<10} {who}, {result}"
-    return f"    ---- {what} not filled, cancelled  {who}"
+    if topic == "trade.cancelled":
+        return f"    ---- {what} not filled, cancelled  {who}"
+    if topic == "trading_state.changed":
+        whom = " ".join(part for part in (p("scope"), p("key")) if part not in {"", "?"})
+        return f"    !    trading is {p('state').upper()} for {whom} ({p('cause')}): {p('detail')}"
+    return f"    !    {topic} for {email}: {p('message')}"

@@ -10,8 +10,10 @@ from sqlalchemy import select
 
 from backend.domain.calendar import IST, Phase, PhaseWindow, Session, square_off_at
 from backend.domain.market import StockClass
+from backend.domain.orders import Intent
 from backend.domain.protections import Block
 from backend.domain.reasons import NEXT_STEP, Reason
+from backend.domain.trading_states import WHAT_TO_DO, Effective, held_back, permits
 from backend.models import AutoTradeSettings, BrokerAccount, BrokerAccountStatus, Cycle, Decision, Plan
 from backend.services.account_service import accounts_of
 from backend.services.context import Trading
@@ -19,6 +21,7 @@ from backend.services.plan_service import Quota, plan_of, quota_of
 from backend.services.protection_service import blocks_of
 from backend.services.settings_service import settings_of
 from backend.services.trade_query_service import ProfitAndLoss, profit_and_loss
+from backend.services.trading_state_service import standings
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ async def auto_trading_status(trading: Trading, user_id: int) -> AutoTradingStat
             await session.execute(select(Cycle.id, Cycle.scheduled_at, Cycle.status).order_by(Cycle.id.desc()).limit(1))
         ).one_or_none()
         decision = await session.get(Decision, (cycle.id, user_id)) if cycle else None
+        standing = (await standings(session)).effective(user_id, None, account.broker if account else None)
     phase = _entry_phase(trading, settings, now)
     protections = await blocks_of(trading, settings, account, now)
     return AutoTradingStatus(
@@ -142,7 +146,11 @@ async def auto_trading_status(trading: Trading, user_id: int) -> AutoTradingStat
         phase=phase,
         next_open=trading.calendar.next_open(now),
         last_cycle=_last_cycle(cycle, decision) if cycle else None,
-        blocking=(*_blocking(settings, plan, quota, account, phase), *_pauses(protections)),
+        blocking=(
+            *_held_back(standing),
+            *_blocking(settings, plan, quota, account, phase),
+            *_pauses(protections),
+        ),
         protections=protections,
     )
 
@@ -166,6 +174,12 @@ def _last_cycle(cycle: Any, decision: Decision | None) -> LastCycle:
         dict(sorted(denied.items())),
         skipped,
     )
+
+
+def _held_back(standing: Effective) -> list[Blocking]:
+    """The states that hold trading back, the gravest first, each with who can lift it."""
+    code = None if permits(standing, Intent.ENTRY) else held_back(standing).value
+    return [Blocking(code, f"{row.detail}. {WHAT_TO_DO[row.cause]}") for row in standing.because] if code else []
 
 
 def _pauses(protections: Iterable[Block]) -> list[Blocking]:

@@ -1,4 +1,4 @@
-"""A database that is not the one which ran here last does not trade: restored, recovered, exchanged, of another kind."""
+"""A database that is not as it was when it ran here last does not trade: restored, recovered, exchanged, or other."""
 
 from dataclasses import replace
 from pathlib import Path
