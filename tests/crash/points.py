@@ -45,11 +45,13 @@ class Points:
     The line of an `async with` counts again before its block is left: a commit is a point, too.
     """
 
-    def __init__(self, at: int, act: Act, files: tuple[str, ...] = ()) -> None:
+    def __init__(self, at: int, act: Act, modules: tuple[str, ...] = (), functions: tuple[str, ...] = ()) -> None:
+        """Watch all services and functions, or only those named."""
         self.seen: list[str] = []
         self._at = at
         self._act = act
-        self._lines = {f: lines for f, lines in trading_lines().items() if not files or Path(f).stem in files}
+        self._lines = {f: lines for f, lines in trading_lines().items() if not modules or Path(f).stem in modules}
+        self._functions = functions
 
     @property
     def modules(self) -> set[str]:
@@ -62,7 +64,8 @@ class Points:
 
     def _called(self, frame: FrameType, _event: str, _argument: Any) -> Local | None:
         lines = self._lines.get(frame.f_code.co_filename)
-        if lines is None or frame.f_code.co_name.startswith("<"):
+        name = frame.f_code.co_name
+        if lines is None or name.startswith("<") or (self._functions and name not in self._functions):
             return None
         # A coroutine is "called" again each time it goes on: it keeps its tracer, and with it what it has passed.
         return cast("Local | None", frame.f_trace) or self._tracer(Path(frame.f_code.co_filename).stem, lines)

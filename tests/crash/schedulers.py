@@ -26,6 +26,9 @@ from tests.support.broker_book import Mode
 
 HOLDER = ("record_service", "order_service", "send_service", "gate_service")
 """Where only the holder of a shard comes by."""
+HANDING_OVER = ("_hand_over",)
+"""Where SUBMITTED is committed and the broker has not answered: no claim of others can be waited for any more."""
+HANDING_OVER_POINTS = 4
 TRADERS = 3
 LOOK_S = 0.05
 START_S = 0.7
@@ -45,6 +48,8 @@ class Pause:
     frozen_s: float
     tick_s: float
     rules: Mapping[str, Any]
+    narrow: bool = False
+    """Only points between the commit of SUBMITTED and the broker's answer."""
 
     def stage(self, hall: Hall) -> Stage:
         return Stage(hall, f"pause_{self.number}", "crash_three")
@@ -76,7 +81,7 @@ def freeze_first(signs: Signs, where: str) -> None:
 
 def trader(stage: Stage, pause: Pause, signs: Signs, name: str, began: float, _: Say) -> None:
     """One of the three: the ticks as they come, until the round is done."""
-    Points(pause.at, partial(freeze_first, signs), HOLDER).install()
+    Points(pause.at, partial(freeze_first, signs), HOLDER, HANDING_OVER if pause.narrow else ()).install()
 
     async def run() -> None:
         async with trading_on(stage, at=CRASH_TICK, rules=dict(pause.rules), trader=name) as desk:
@@ -192,9 +197,19 @@ def stale(facts: Facts, tokens: Sequence[Sequence[Any]], wall_less_monotonic_s: 
 def pauses(
     rounds: int, points: int, seed: int, *, frozen_s: float, tick_s: float, rules: dict[str, Any]
 ) -> list[Pause]:
-    """Rounds at random points of the holder's way."""
+    """Rounds at random points of the holder's way; every fourth between the commit of SUBMITTED and the answer."""
     chosen = random.Random(seed)
-    return [Pause(number, chosen.randint(1, points), frozen_s, tick_s, rules) for number in range(rounds)]
+    return [
+        Pause(
+            number,
+            chosen.randint(1, HANDING_OVER_POINTS if (narrow := number % 4 == 3) else points),
+            frozen_s,
+            tick_s,
+            rules,
+            narrow,
+        )
+        for number in range(rounds)
+    ]
 
 
 def run_pauses(hall: Hall, rounds: Sequence[Pause], folder: Path, at_once: int) -> Iterator[dict[str, Any]]:
