@@ -12,6 +12,9 @@ from backend.services.record_service import Recorded
 from backend.services.trading_state_service import impose, standings
 from contracts.common import Environment
 
+SECOND_S = 1.5
+"""A second at the broker, and half of one for the way there: commits are counted here, arrivals there."""
+
 # Days and seconds are real ones, as brokers count them. What was sent before a person lifted a halt is forgiven.
 _FACTS = text("""
     WITH lifted AS (
@@ -27,7 +30,8 @@ _FACTS = text("""
              SELECT symbol, side, quantity - filled_quantity AS open, limit_price FROM orders
               WHERE user_id = :user_id AND account_id = :account_id AND id <> :order_id
                 AND state IN ('submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown'))
-    SELECT (SELECT count(*) FROM sent WHERE submitted_at > clock_timestamp() - interval '1 second') AS last_second,
+    SELECT (SELECT count(*) FROM sent
+             WHERE submitted_at > clock_timestamp() - make_interval(secs => :second_s)) AS last_second,
            (SELECT count(*) FROM sent WHERE submitted_at > clock_timestamp() - interval '1 minute') AS last_minute,
            (SELECT count(*) FROM sent) AS today,
            (SELECT count(*) FROM sent, lifted WHERE symbol = :symbol AND submitted_at > lifted.at
@@ -57,6 +61,7 @@ async def facts_of(
                 "order_id": order.id,
                 "symbol": order.symbol,
                 "side": order.side.value,
+                "second_s": SECOND_S,
                 "window_s": rules.gate.symbol_window_s,
             },
         )
