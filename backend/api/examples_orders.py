@@ -29,6 +29,8 @@ _ORDER: Json = {
     "decided_at": "2026-03-02T10:15:00+05:30",
     "submitted_at": "2026-03-02T10:15:00.120000+05:30",
 }
+_UNSENT: Json = {"broker_order_id": None, "filled_quantity": 0, "average_price": None}
+_UNKNOWN: Json = _UNSENT | {"state": "unknown", "user_id": 7}
 _MANUAL_ORDER: Json = _ORDER | {"id": 78, "origin": "manual", "auto_trade_id": None}
 _ORDER_EVENT: Json = {
     "kind": "submitted",
@@ -92,6 +94,7 @@ REQUESTS: dict[str, Json] = {
     "reactivate_trading": {"reason": "looked at it, all is as it should be"},
     "pull_admin_kill_switch": {"scope": "broker", "key": "paper", "flatten": False, "reason": "book looks wrong"},
     "lift_trading_state": {"reason": "compared with the broker's book, nothing is missing"},
+    "settle_unknown_order": {"outcome": "abandoned", "reason": "the broker's desk has no such order, ticket 4711"},
 }
 """Request bodies by operation id."""
 
@@ -100,6 +103,8 @@ ANSWERS: dict[str, Json] = {
     "list_orders": _ENVIRONMENT | {"orders": [_ORDER], "next_cursor": None},
     "get_order": _ENVIRONMENT | {"order": _ORDER, "events": [_ORDER_EVENT], "fills": [_FILL]},
     "cancel_order": _ENVIRONMENT | {"order": _ORDER | {"state": "cancelled"}},
+    "list_unknown_orders": _ENVIRONMENT | {"orders": [_ORDER | _UNKNOWN], "next_cursor": None},
+    "settle_unknown_order": _ENVIRONMENT | {"order": _ORDER | _UNSENT | {"state": "expired"}},
     "get_trading_state": _TRADING_STATE,
     "reactivate_trading": _ENVIRONMENT
     | {"state": "active", "flatten": False, "entries_allowed": True, "exits_allowed": True, "standing": []},

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.domain.orders import LIVE_STATES, OrderState
+from backend.domain.orders import LIVE_STATES, OrderEventKind, OrderState
 from backend.errors import ConflictError, NotFoundError
 from backend.models import Fill, Order, OrderEvent, OrderOrigin
 from backend.services.cancel_service import cancel_orders, open_orders
 from backend.services.context import Trading
+from backend.services.order_service import apply_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,4 +88,32 @@ async def _own(session: AsyncSession, user_id: int, order_id: int) -> Order:
     order = await session.scalar(select(Order).where(Order.id == order_id, Order.user_id == user_id))
     if order is None:
         raise NotFoundError(f"You have no order {order_id}.")
+    return order
+
+
+async def unknown_orders(session: AsyncSession, before_id: int | None, limit: int) -> list[Order]:
+    """Every user's orders whose outcome nobody knows, newest first: each blocks its account and symbol."""
+    query = select(Order).where(Order.state == OrderState.UNKNOWN)
+    if before_id is not None:
+        query = query.where(Order.id < before_id)
+    return list((await session.scalars(query.order_by(Order.id.desc()).limit(limit))).all())
+
+
+async def resolve_unknown(
+    session: AsyncSession, order_id: int, outcome: OrderEventKind, admin_id: int, reason: str
+) -> Order:
+    """Settle an order on the word of a person who has asked the broker. Joins the transaction.
+
+    The broker's book is still read for a day, and a fill it shows counts all the same.
+
+    Raises:
+        NotFoundError: no such order.
+        ConflictError: its outcome is known.
+    """
+    order = await session.get(Order, order_id, with_for_update=True)
+    if order is None:
+        raise NotFoundError(f"There is no order {order_id}.")
+    if order.state is not OrderState.UNKNOWN:
+        raise ConflictError(f"The order is {order.state}: there is nothing to settle.", code="order_not_unknown")
+    await apply_event(session, order, outcome, f"settled by user {admin_id}: {reason}", order.decided_at)
     return order

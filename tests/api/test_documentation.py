@@ -55,6 +55,8 @@ ACCESS = {
         "pull_admin_kill_switch",
         "list_trading_states",
         "lift_trading_state",
+        "list_unknown_orders",
+        "settle_unknown_order",
     },
 }
 

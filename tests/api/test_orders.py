@@ -262,3 +262,22 @@ async def test_a_halt_denies_an_order_by_hand_before_the_socket(gateway: Gateway
     async with gateway.sessions() as session:
         query = select(func.count()).where(PaperOrder.account_id == user.account_id)
         assert await session.scalar(query) == 0
+
+
+async def test_an_unknown_order_is_settled_by_an_administrator_who_asked_the_broker(own_gateway: Gateway) -> None:
+    user, admin = await own_gateway.someone("pro", account=True), await own_gateway.someone(admin=True)
+    order_id = await resting(own_gateway, user)
+    body = {"outcome": "abandoned", "reason": "the broker's desk has no such order"}
+    path = f"/v1/admin/unknown-orders/{order_id}/settle"
+    known = await own_gateway.client.post(path, json=body, headers=admin.headers)
+    assert problem_of(known).code == "order_not_unknown"
+    async with own_gateway.sessions.begin() as session:
+        await session.execute(update(Order).where(Order.id == order_id).values(state=OrderState.UNKNOWN))
+    assert problem_of(await own_gateway.client.post(path, json=body, headers=user.headers)).code == "admin_required"
+    listed = (await own_gateway.client.get("/v1/admin/unknown-orders", headers=admin.headers)).json()
+    assert [(row["id"], row["user_id"]) for row in listed["orders"]] == [(order_id, user.id)]
+    settled = await own_gateway.client.post(path, json=body, headers=admin.headers)
+    assert (settled.status_code, settled.json()["order"]["state"]) == (200, "expired")
+    events = (await own_gateway.client.get(f"/v1/orders/{order_id}", headers=user.headers)).json()["events"]
+    assert events[-1]["detail"] == f"settled by user {admin.id}: the broker's desk has no such order"
+    assert (await own_gateway.client.get("/v1/admin/unknown-orders", headers=admin.headers)).json()["orders"] == []

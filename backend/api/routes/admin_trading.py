@@ -1,4 +1,4 @@
-"""For administrators: halting trading at any scope, and lifting what holds it back."""
+"""For administrators: halting trading at any scope, lifting what holds it back, and settling what nobody knows."""
 
 from typing import Annotated
 
@@ -7,7 +7,8 @@ from fastapi import APIRouter, Query
 from backend.api.deps import AdminUser, Session, State
 from backend.api.documentation import documented
 from backend.api.routes.admin import RowId
-from backend.api.schemas.common import next_cursor
+from backend.api.schemas.common import PageQuery, next_cursor
+from backend.api.schemas.orders import OrderReply, OrderView, SettleBody, UnknownOrdersReply, UnknownOrderView
 from backend.api.schemas.trading_state import (
     AdminKillSwitchBody,
     KillSwitchReply,
@@ -16,8 +17,9 @@ from backend.api.schemas.trading_state import (
     PeriodsReply,
     PeriodView,
 )
+from backend.domain.orders import OrderEventKind
 from backend.domain.trading_states import Cause
-from backend.services import trading_state_service
+from backend.services import order_query_service, trading_state_service
 from backend.services.kill_switch_service import Halt, kill_switch
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
@@ -48,3 +50,28 @@ async def list_trading_states(
 async def lift_trading_state(period_id: RowId, body: LiftBody, admin: AdminUser, session: Session) -> PeriodView:
     """Lift what stands, with a reason: sends that it forbade may go out from the next tick on."""
     return PeriodView.of(await trading_state_service.lift_period(session, period_id, admin, body.reason))
+
+
+@router.get("/unknown-orders", **documented("list_unknown_orders", 401, 403, 503))
+async def list_unknown_orders(
+    page: Annotated[PageQuery, Query()],
+    admin: AdminUser,  # noqa: ARG001
+    state: State,
+) -> UnknownOrdersReply:
+    """Orders whose outcome nobody knows, newest first: each blocks its account and symbol until it is settled."""
+    async with state.sessions() as session:
+        orders = await order_query_service.unknown_orders(session, page.before_id, page.limit + 1)
+    return UnknownOrdersReply(
+        environment=state.environment,
+        orders=[UnknownOrderView.of(order) for order in orders[: page.limit]],
+        next_cursor=next_cursor([order.id for order in orders], page.limit),
+    )
+
+
+@router.post("/unknown-orders/{order_id}/settle", **documented("settle_unknown_order", 401, 403, 404, 409, 503))
+async def settle_unknown_order(order_id: RowId, body: SettleBody, admin: AdminUser, state: State) -> OrderReply:
+    """Settle such an order, once the broker has told what became of it. A fill found later still counts."""
+    outcome = OrderEventKind(body.outcome)
+    async with state.sessions.begin() as session:
+        order = await order_query_service.resolve_unknown(session, order_id, outcome, admin.id, body.reason)
+    return OrderReply(environment=state.environment, order=OrderView.of(order))

@@ -2,11 +2,11 @@
 
 from datetime import date
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from backend.api.schemas.common import Body, Id, MarketReply, Moment, Money, PageQuery, Reply, Symbol
+from backend.api.schemas.common import Body, Id, Line, MarketReply, Moment, Money, PageQuery, Reply, Symbol
 from backend.domain.market import OrderType, Product, Side
 from backend.domain.orders import Intent, OrderEventKind, OrderState
 from backend.domain.reasons import NEXT_STEP, Reason
@@ -87,7 +87,7 @@ class OrderView(Reply):
     submitted_at: Moment | None
 
     @classmethod
-    def of(cls, order: Order) -> "OrderView":
+    def of(cls, order: Order) -> Self:
         own = {name: getattr(order, name) for name in cls.model_fields if name != "next_step"}
         return cls(**own, next_step=NEXT_STEP[order.denied_reason] if order.denied_reason else None)
 
@@ -146,3 +146,21 @@ class OrderRecordReply(MarketReply):
             events=[OrderEventView.of(event) for event in record.events],
             fills=[FillView.of(fill) for fill in record.fills],
         )
+
+
+class UnknownOrderView(OrderView):
+    """With whose order it is, for administrators."""
+
+    user_id: int
+
+
+class UnknownOrdersReply(MarketReply):
+    orders: list[UnknownOrderView]
+    next_cursor: str | None
+
+
+class SettleBody(Body):
+    """What the broker said when asked: the order `abandoned` (it never arrived), `cancelled` or `expired` there."""
+
+    outcome: Literal["abandoned", "cancelled", "expired"]
+    reason: Annotated[Line, Field(min_length=10, max_length=240)]
