@@ -24,6 +24,7 @@ BODY = {"broker": "paper", "label": "Play money"}
 NEITHER = {
     *("register", "login", "enable_auto_trading", "disable_auto_trading", "pull_kill_switch", "reactivate_trading"),
     *("activate_subscription", "correct_calendar", "pull_admin_kill_switch", "lift_trading_state"),
+    "settle_unknown_order",
 }
 """POSTs that create no order and move no money, or may be repeated as they are."""
 
