@@ -18,10 +18,12 @@ _REMEMBER = text("""
                           unnest(CAST(:equities AS numeric[]))) AS w
         ON CONFLICT DO NOTHING
 """)
+# A graver state that replaced it, whoever imposed that, did not lift it.
 _LIFTED_TODAY = text("""
     SELECT count(*) FROM trading_states t, day_equity d
      WHERE t.scope = 'user' AND t.key = :user_key AND t.cause = 'daily_loss' AND t.ended_by IS NOT NULL
        AND d.account_id = :account_id AND d.trade_date = :today AND t.ended_at > d.created_at
+       AND t.end_reason NOT LIKE 'replaced: %'
 """)
 
 
