@@ -1,0 +1,102 @@
+"""A real order needs the deployment's, the plan's and compliance's, and the user's switch; else none goes out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import product
+
+import pytest
+from sqlalchemy import text
+
+from backend.domain.orders import OrderState
+from backend.domain.reasons import Reason
+from backend.models import LivePermission
+from backend.services.auto_trading_service import run_cycle
+from contracts.common import Environment
+from tests.support.broker_book import Mode
+from tests.support.send_desk import SendDesk, open_send_desk
+
+
+@pytest.fixture
+async def desk(trading, market):
+    async with open_send_desk(trading, market) as desk:
+        desk.trading.brokers["http"].real_money = True
+        await desk.behave(Mode.REST)
+        yield desk
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What makes up the plan's and compliance's switch, and the user's."""
+
+    planned: bool
+    approved: bool
+    confirmed: bool
+
+
+def deployed(desk: SendDesk, environment: Environment, live_trading: bool) -> None:
+    rules = replace(desk.trading.rules, environment=environment, live_trading=live_trading)
+    desk.trading = replace(desk.trading, rules=rules)
+
+
+async def everyone(desk: SendDesk, make_user, owner) -> Mapping[int, Switches]:
+    """One user for each setting of the switches, by account; pro sells live orders here, basic does not."""
+    async with owner.begin() as connection:
+        await connection.execute(text("UPDATE plans SET live = (code = 'pro')"))
+    users: dict[int, Switches] = {}
+    for n, switches in enumerate(Switches(*on) for on in product([False, True], repeat=3)):
+        user_id = await make_user(f"user{n}", plan="pro" if switches.planned else "basic", symbols=("INFY",))
+        users[await desk.account(user_id)] = switches
+        async with desk.trading.sessions.begin() as session:
+            session.add(
+                LivePermission(
+                    user_id=user_id,
+                    compliance_reference="KYC 7",
+                    approved_at=desk.market.now if switches.approved else None,
+                    confirmed_at=desk.market.now if switches.confirmed else None,
+                )
+            )
+    return users
+
+
+@pytest.mark.parametrize(
+    ("environment", "live_trading"),
+    [(Environment.LIVE, False), (Environment.PAPER, True), (Environment.SIMULATED, True)],
+)
+async def test_without_the_deployments_switch_nobody_trades_real_money(
+    desk, make_user, owner, environment, live_trading
+) -> None:
+    await everyone(desk, make_user, owner)
+    deployed(desk, environment, live_trading)
+    await run_cycle(desk.trading, desk.market.now)
+    assert await desk.arrivals() == 0
+    assert {order.denied_reason for order in await desk.orders()} == {Reason.LIVE_SWITCH_OFF}
+
+
+async def test_only_who_has_every_switch_on_trades_real_money(desk, make_user, owner) -> None:
+    users = await everyone(desk, make_user, owner)
+    no_permission = await desk.account(await make_user("without", symbols=("INFY",)))
+    deployed(desk, Environment.LIVE, True)
+    await run_cycle(desk.trading, desk.market.now)
+    orders = {order.account_id: order for order in await desk.orders()}
+    assert orders.keys() == users.keys() | {no_permission}
+    (allowed,) = [account_id for account_id, switches in users.items() if switches == Switches(True, True, True)]
+    assert [arrival["account"] for arrival in (await desk.truth())["arrivals"]] == [allowed]
+    assert orders.pop(allowed).state is OrderState.ACCEPTED
+    assert {order.denied_reason for order in orders.values()} == {Reason.LIVE_SWITCH_OFF}
+    assert {order.environment for order in orders.values()} == {"live"}
+
+
+async def test_a_switch_that_goes_off_stops_the_next_order(desk, make_user, owner) -> None:
+    users = await everyone(desk, make_user, owner)
+    deployed(desk, Environment.LIVE, True)
+    async with desk.trading.sessions.begin() as session:
+        await session.execute(text("UPDATE live_permissions SET confirmed_at = NULL"))
+    await run_cycle(desk.trading, desk.market.now)
+    assert await desk.arrivals() == 0
+    desk.market.now += timedelta(minutes=1)
+    async with desk.trading.sessions.begin() as session:
+        await session.execute(text("UPDATE live_permissions SET confirmed_at = approved_at"))
+    await run_cycle(desk.trading, desk.market.now)
+    allowed = {account_id for account_id, switches in users.items() if switches.planned and switches.approved}
+    assert {arrival["account"] for arrival in (await desk.truth())["arrivals"]} == allowed
