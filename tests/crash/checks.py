@@ -90,11 +90,12 @@ def doubled(facts: Facts) -> Iterator[str]:
 def lost(facts: Facts) -> Iterator[str]:
     """Whatever the broker accepted stands in our tables, with its state, its fills and its trade."""
     by_tag = {order["tag"]: order for order in facts.orders}
+    by_id = {(order["account_id"], order["broker_order_id"]): order for order in facts.orders}
     fills: dict[int, list[tuple[str, int, str]]] = defaultdict(list)
     for fill in facts.fills:
         fills[fill["order_id"]].append((fill["trade_id"], fill["quantity"], _rupees(fill["price"])))
     for theirs in facts.truth["orders"]:
-        ours = by_tag.get(theirs["tag"])
+        ours = by_tag.get(theirs["tag"]) if theirs["tag"] else by_id.get((theirs["account"], theirs["order_id"]))
         if ours is None:
             yield f"lost: {theirs['order_id']} ({theirs['tag'] or 'by hand'}) is not in our tables"
             continue

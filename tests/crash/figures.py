@@ -30,7 +30,7 @@ def counted(results: Sequence[Result], kinds: Sequence[str] = BREACHES) -> list[
 
 def recovery(results: Sequence[Result], name: str, wanted_s: float | None) -> Row:
     """From the fresh process's start until every promise held and a tick was traded."""
-    seconds = [result["recovered_s"] for result in results]
+    seconds = [result["recovered_s"] for result in results] or [0.0]
     figure = f"median {median(seconds):.1f} s, largest {max(seconds):.1f} s"
     holds = wanted_s is None or max(seconds) <= wanted_s
     return Row(name, figure, "–" if wanted_s is None else f"≤ {wanted_s:g} s", holds)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from backend.services.auto_trading_service import run_cycle
+from backend.services.position_service import watch_positions
 from backend.services.reconcile_service import reconcile
 from backend.trading_loop import PASSING_ERRORS
 from tests.crash.children import Say, Work, run_all, run_child, spread
@@ -27,13 +28,17 @@ class Variant:
 
     mode: Mode
     late_s: float = 0.5
+    by_hand: bool = False
+    """The user has bought a few shares in the broker's own app meanwhile."""
 
     @property
     def name(self) -> str:
+        if self.by_hand:
+            return f"{self.mode}, one order by hand"
         return f"{self.mode} {self.late_s:g} s" if self.mode is Mode.SHOW_LATE else self.mode.value
 
 
-VARIANTS = (*(Variant(mode) for mode in Mode), Variant(Mode.SHOW_LATE, 3.0))
+VARIANTS = (*(Variant(mode) for mode in Mode), Variant(Mode.SHOW_LATE, 3.0), Variant(Mode.ACCEPT, by_hand=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,8 @@ class Kill:
 
     @property
     def stage_name(self) -> str:
-        return f"kill_{self.variant.mode}_{self.variant.late_s:g}_{self.at}_{self.scaled}".replace(".", "_").lower()
+        variant = f"{self.variant.mode}_{self.variant.late_s:g}_{self.variant.by_hand:d}".replace(".", "_")
+        return f"kill_{variant}_{self.at}_{self.scaled:d}"
 
     @property
     def rules(self) -> dict[str, Any]:
@@ -54,10 +60,11 @@ class Kill:
 
 
 async def tick(stage: Stage, rules: dict[str, Any]) -> None:
-    """What is killed: a tick with a reconciliation before and after it."""
+    """What is killed: a tick with a reconciliation before and after it, and a look at what was traded elsewhere."""
     async with trading_on(stage, at=CRASH_TICK, rules=rules) as desk:
         try:
             await reconcile(desk.trading)
+            await watch_positions(desk.trading)
             await run_cycle(desk.trading, CRASH_TICK)
             await reconcile(desk.trading)
         except PASSING_ERRORS:
@@ -81,7 +88,7 @@ def count_points(hall: Hall, variant: Variant) -> Work:
     def work(say: Say) -> None:
         kill = Kill(variant, 0)
         stage = Stage(hall, kill.stage_name)
-        set_up(stage, [variant.mode], late_s=variant.late_s)
+        set_up(stage, [variant.mode], by_hand=variant.by_hand, late_s=variant.late_s)
         ended = run_child(partial(victim, stage, kill))
         tear_down(stage)
         say([VARIANTS.index(variant), ended.said[-1]])
@@ -94,7 +101,7 @@ def one_kill(hall: Hall, kill: Kill) -> Work:
 
     def work(say: Say) -> None:
         stage = Stage(hall, kill.stage_name)
-        set_up(stage, [kill.variant.mode], late_s=kill.variant.late_s)
+        set_up(stage, [kill.variant.mode], by_hand=kill.variant.by_hand, late_s=kill.variant.late_s)
         ended = run_child(partial(victim, stage, kill))
         after = run_child(partial(_recover, stage, kill)).said[-1]
         where = ended.said[-1] if ended.killed else "never reached"
@@ -109,7 +116,8 @@ def _recover(stage: Stage, kill: Kill, say: Say) -> None:
         timeout_s = RECOVERY_TIMEOUT_SCALED_S if kill.scaled else RECOVERY_TIMEOUT_S
         async with trading_on(stage, at=CRASH_TICK, rules=kill.rules, trader="fresh") as desk:
             recovery = await recover(desk, frozenset({kill.variant.mode}), timeout_s=timeout_s)
-        say({"recovered_s": round(recovery.recovered_s, 2), "breaches": recovery.breaches})
+        unknown = sum(order["state"] == "unknown" for order in recovery.facts.orders)
+        say({"recovered_s": round(recovery.recovered_s, 2), "unknown": unknown, "breaches": recovery.breaches})
 
     asyncio.run(run())
 

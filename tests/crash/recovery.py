@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from backend.services.auto_trading_service import run_cycle
 from backend.services.outbox_service import deliver
+from backend.services.position_service import watch_positions
 from backend.services.reconcile_service import reconcile
 from backend.trading_loop import PASSING_ERRORS
 from tests.crash.checks import Facts, breaches, gather
@@ -62,6 +63,7 @@ async def one_tick(desk: Desk, number: int) -> bool:
     await desk.set_clock(CRASH_TICK + number * TICK)
     with suppress(*PASSING_ERRORS):
         await reconcile(desk.trading)
+        await watch_positions(desk.trading)
         report = await run_cycle(desk.trading, desk.now)
         await deliver(desk.trading)
         return report is not None

@@ -128,7 +128,10 @@ def test_what_the_broker_did_and_we_do_not_have_is_lost(facts: Facts, change: di
 
 def test_an_order_by_hand_that_was_never_seen_is_lost(facts: Facts):
     by_hand = theirs(2, "", symbol="INFY", filled=0, trades=[], status="OPEN")
-    assert kinds(changed(facts, orders=[theirs(1, "A"), by_hand])) == {"lost"}
+    both = changed(facts, orders=[theirs(1, "A"), by_hand])
+    assert kinds(both) == {"lost"}
+    adopted = order(2, "X1", origin="external", symbol="INFY", state="accepted", filled_quantity=0, auto_trade_id=None)
+    assert kinds(replace(both, orders=[order(1, "A"), adopted])) == set()
 
 
 def test_books_that_differ_from_the_brokers_are_unbalanced(facts: Facts):

@@ -254,18 +254,33 @@ async def _admin(place: Hall) -> AsyncIterator[Any]:
     await engine.dispose()
 
 
-async def _control(stage: Stage, method: str, path: str, body: Any) -> None:
+async def _control(stage: Stage, method: str, path: str, body: Any) -> httpx.Response:
     async with httpx.AsyncClient() as http:
         url = f"{stage.broker_url}{path}"
-        (await http.request(method, url, json=body, timeout=CONTROL_TIMEOUT_S)).raise_for_status()
+        return (await http.request(method, url, json=body, timeout=CONTROL_TIMEOUT_S)).raise_for_status()
 
 
-def set_up(stage: Stage, modes: list[Mode], **figures: float) -> None:
-    """Give a round its own database and book; from now on the broker behaves as `modes` say."""
-    run_child(lambda _: _set_up(stage, modes, **figures))
+BY_HAND = {
+    "account": 1,
+    "symbol": "TCS",
+    "exchange": "nse",
+    "side": "buy",
+    "product": "cnc",
+    "order_type": "market",
+    "quantity": 2,
+    "limit_price": None,
+}
 
 
-def _set_up(stage: Stage, modes: list[Mode], **figures: float) -> None:
+def set_up(stage: Stage, modes: list[Mode], *, by_hand: bool = False, **figures: float) -> None:
+    """Give a round its own database and book; from now on the broker behaves as `modes` say.
+
+    `by_hand`: its user has bought TCS in the broker's own app.
+    """
+    run_child(lambda _: _set_up(stage, modes, by_hand, **figures))
+
+
+def _set_up(stage: Stage, modes: list[Mode], by_hand: bool = False, **figures: float) -> None:
 
     async def run() -> None:
         async with _admin(stage.hall) as admin:
@@ -273,6 +288,9 @@ def _set_up(stage: Stage, modes: list[Mode], **figures: float) -> None:
         await _control(stage, "POST", "/control/copy", {"source": stage.template})
         await _control(stage, "PUT", "/control/clock", {"now": CRASH_TICK.isoformat()})
         await _control(stage, "PUT", "/control/behaviour", {"modes": modes} | figures)
+        if by_hand:
+            placed = await _control(stage, "POST", "/control/orders", BY_HAND)
+            await _control(stage, "POST", "/control/fill", placed.json())
 
     asyncio.run(run())
 
