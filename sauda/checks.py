@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from backend.db import create_engine
 from backend.domain.calendar import sessions_csv
@@ -66,7 +66,10 @@ def _migrations() -> list[str]:
         try:
             url = create_database(postgres, "check")
             migrate(url)
-            return [f"the migrations lack: {difference}" for difference in asyncio.run(_differences(url))]
+            lacking = [f"the migrations lack: {difference}" for difference in asyncio.run(_differences(url))]
+            made = create_database(postgres, "made")
+            asyncio.run(_create_all(made))
+            return lacking + asyncio.run(_constraint_differences(url, made))
         finally:
             postgres.stop()
 
@@ -82,3 +85,32 @@ async def _differences(url: str) -> list[str]:
         differences = await connection.run_sync(compare)
     await engine.dispose()
     return differences
+
+
+async def _create_all(url: str) -> None:
+    engine = create_engine(url, pool_size=1, owner=True)
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    await engine.dispose()
+
+
+async def _constraint_differences(migrated: str, made: str) -> list[str]:
+    """Constraints, CHECKs above all, which Alembic's own comparison does not see."""
+    ours, models = await _constraints(migrated), await _constraints(made)
+    return [
+        *(f"the migrations lack or differ in: {constraint}" for constraint in sorted(models - ours)),
+        *(f"the models lack or differ in: {constraint}" for constraint in sorted(ours - models)),
+    ]
+
+
+async def _constraints(url: str) -> set[str]:
+    engine = create_engine(url, pool_size=1, owner=True)
+    query = text(
+        "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE conrelid <> 0 AND connamespace = 'public'::regnamespace"
+        " AND conrelid <> coalesce(to_regclass('alembic_version'), 0)"
+    )
+    async with engine.connect() as connection:
+        found = {" ".join(row) for row in await connection.execute(query)}
+    await engine.dispose()
+    return found
