@@ -8,7 +8,7 @@ from typing import Any, cast
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -23,6 +23,8 @@ log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 BODY_BYTES_MAX = 64 * 1024
 FIELD_ERRORS_MAX = 50
+AWAY = ("08", "57P0", "53300")
+"""SQLSTATEs of a server that is not there, going down, coming up, or full (PostgreSQL's documentation, appendix A)."""
 REQUEST_ID_LENGTH_MAX = 64
 _REQUEST_ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.")
 
@@ -59,6 +61,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     for unreachable in (OperationalError, InterfaceError, PoolTimeoutError, OSError):
         app.add_exception_handler(unreachable, _unreachable)
+    app.add_exception_handler(DBAPIError, _database_error)
 
 
 def request_id_of(request: Request) -> str:
@@ -105,6 +108,13 @@ async def _unreachable(request: Request, error: Exception) -> Response:
         "The database did not answer: try again in a few seconds.",
         headers={"Retry-After": "5"},
     )
+
+
+async def _database_error(request: Request, error: Exception) -> Response:
+    """The driver has no class of its own for a lost connection: its SQLSTATE tells."""
+    if not (getattr(cast("DBAPIError", error).orig, "sqlstate", None) or "").startswith(AWAY):
+        raise error
+    return await _unreachable(request, error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
