@@ -24,7 +24,7 @@ TICK_POINTS = 350
 """About as many as a tick of three users has."""
 SHORT_VARIANTS = tuple(map(Variant, (Mode.ACCEPT, Mode.ACCEPT_THEN_RESET, Mode.DROP_BEFORE_ACCEPT, Mode.SHOW_LATE)))
 PRODUCTION_MODES = (Mode.ACCEPT, Mode.ACCEPT_THEN_HANG, Mode.ACCEPT_THEN_502, Mode.PARTIAL)
-SHORT_PACE = {"frozen_s": 2.0, "tick_s": 0.5, "rules": SCALED}
+SHORT_PACE = {"frozen_s": 2.5, "tick_s": 0.5, "rules": SCALED}
 FULL_PACE = {"frozen_s": 30.0, "tick_s": 2.0, "rules": PRODUCTION}
 
 Part = Callable[[Hall, argparse.Namespace], Iterator[Row | Result]]

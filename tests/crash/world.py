@@ -61,8 +61,8 @@ PRODUCTION: dict[str, Any] = {}
 
 SCALED: dict[str, Any] = {
     "lease_s": 1.0,
-    "send_timeout_s": 0.3,
-    "lookup": LookupRules(from_s=0.7, every_s=0.2, count_max=3),
+    "send_timeout_s": 1.0,
+    "lookup": LookupRules(from_s=1.2, every_s=0.2, count_max=3),
 }
 """A crash every second, not every minute: the same waits, shorter, in the same order."""
 
