@@ -64,6 +64,8 @@ class AccountFacts:
     rejections_running: int
     live_switches: LiveSwitches | None
     """None where the broker trades no real money."""
+    unknown_open: bool = False
+    """Whether the outcome of another order of this account in this symbol is UNKNOWN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,9 @@ def admit(
     refused = _standing(order, facts) or _runaway(facts, limits) or _rate(facts, limits)
     if refused is not None:
         return refused
+    # An exit sells only what no other order may be selling: it needs no such block.
+    if facts.unknown_open and order.intent is Intent.ENTRY:
+        return Refused(Reason.ORDER_UNKNOWN)
     if facts.opposite_open:
         return Refused(Reason.OWN_OPPOSITE_ORDER)
     now = quote.as_of + timedelta(seconds=quote_age_s) if quote is not None else None

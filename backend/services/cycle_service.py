@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -161,8 +161,39 @@ async def kept(trading: Trading, claim: ShardClaim) -> AsyncIterator[None]:
             await renewing
 
 
+_SEND_LOCK = 0x5AD1
+"""Class of the advisory locks between those who send a shard's orders, side by side, and who takes that right away."""
+
+
+def _send_lock(cycle_id: int, shard: int) -> int:
+    return _SEND_LOCK << 44 | (cycle_id & 0xFFFFFFFFF) << 8 | shard & 0xFF
+
+
+async def share_claim(session: AsyncSession, claim: ShardClaim) -> None:
+    """Keep others from fencing a shard until the transaction ends, as far as that has not happened (`is_newest`).
+
+    Sends of one shard share it; a row's lock would make them queue. Who fences waits for them, and they for nobody
+    behind: PostgreSQL's advisory locks are first come, first served.
+    """
+    await session.execute(select(func.pg_advisory_xact_lock_shared(_send_lock(claim.cycle_id, claim.shard))))
+
+
+def is_newest(claim: ShardClaim) -> ColumnElement[bool]:
+    """The condition, in a statement after `share_claim`, that no newer claim exists."""
+    return (
+        select(CycleShard.token)
+        .where(
+            CycleShard.cycle_id == claim.cycle_id,
+            CycleShard.shard == claim.shard,
+            CycleShard.token == claim.token,
+        )
+        .exists()
+    )
+
+
 async def fence(session: AsyncSession, cycle_id: int, shard: int) -> None:
     """Take the right to send from whoever holds the shard. Joins the caller's transaction."""
+    await session.execute(select(func.pg_advisory_xact_lock(_send_lock(cycle_id, shard))))
     await session.execute(
         update(CycleShard)
         .where(CycleShard.cycle_id == cycle_id, CycleShard.shard == shard)

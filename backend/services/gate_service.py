@@ -1,25 +1,28 @@
 """What the gate before the socket must know of an account, read in one statement under the account's lock."""
 
+from decimal import Decimal
+
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.base import Broker
 from backend.domain.gate import AccountFacts, GateLimits, LiveSwitches
 from backend.domain.trading_states import Cause, Scope, TradingState
-from backend.models import AutoTrade, BrokerAccount, LivePermission, Order, Plan, Subscription, SubscriptionStatus
+from backend.models import BrokerAccount, LivePermission, Order, Plan, Subscription, SubscriptionStatus
 from backend.services.context import TradingRules
-from backend.services.record_service import Recorded
 from backend.services.trading_state_service import impose, standings
 from contracts.common import Environment
 
 SECOND_S = 1.5
 """A second at the broker, and half of one for the way there: commits are counted here, arrivals there."""
 
-# Days and seconds are real ones, as brokers count them. What was sent before a person lifted a halt is forgiven.
+# Days and seconds are real ones, as brokers count them. What was sent before a person lifted a halt is forgiven; a
+# graver state that replaced one forgives nothing.
 _FACTS = text("""
     WITH lifted AS (
              SELECT coalesce(max(ended_at), '-infinity') AS at FROM trading_states
-              WHERE (scope = 'platform' OR (scope = 'user' AND key = CAST(CAST(:user_id AS bigint) AS text)))),
+              WHERE (scope = 'platform' OR (scope = 'user' AND key = CAST(CAST(:user_id AS bigint) AS text)))
+                AND end_reason NOT LIKE 'replaced: %'),
          sent AS (
              SELECT symbol, state, submitted_at FROM orders
               WHERE account_id = :account_id AND origin <> 'external'
@@ -27,7 +30,7 @@ _FACTS = text("""
                     date_trunc('day', clock_timestamp() AT TIME ZONE 'Asia/Kolkata') AT TIME ZONE 'Asia/Kolkata',
                     clock_timestamp() - make_interval(secs => :window_s))),
          live AS (
-             SELECT symbol, side, quantity - filled_quantity AS open, limit_price FROM orders
+             SELECT symbol, side, state, quantity - filled_quantity AS open, limit_price FROM orders
               WHERE user_id = :user_id AND account_id = :account_id AND id <> :order_id
                 AND state IN ('submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown'))
     SELECT (SELECT count(*) FROM sent
@@ -37,6 +40,7 @@ _FACTS = text("""
            (SELECT count(*) FROM sent, lifted WHERE symbol = :symbol AND submitted_at > lifted.at
                AND submitted_at > clock_timestamp() - make_interval(secs => :window_s)) AS symbol_sent,
            EXISTS (SELECT FROM live WHERE symbol = :symbol AND side <> :side) AS opposite,
+           EXISTS (SELECT FROM live WHERE symbol = :symbol AND state = 'unknown') AS unknown,
            coalesce((SELECT sum(open * limit_price) FROM live WHERE side = 'buy'), 0)
                + coalesce((SELECT sum(balance) FROM ledger_balances
                             WHERE account_id = :account_id AND ledger_account = 'positions'), 0) AS open_value,
@@ -49,9 +53,18 @@ _FACTS = text("""
 
 
 async def facts_of(
-    session: AsyncSession, rules: TradingRules, order: Order, recorded: Recorded, broker: Broker
+    session: AsyncSession,
+    rules: TradingRules,
+    order: Order,
+    strategy: str | None,
+    funds_total: Decimal,
+    broker: Broker,
 ) -> AccountFacts:
-    """The account as the gate must see it. Joins the transaction, which has locked order and account."""
+    """The account as the gate must see it. Joins the transaction, which has locked order, trade and account.
+
+    Args:
+        funds_total: what the account was worth when the order was decided, rupees.
+    """
     row = (
         await session.execute(
             _FACTS,
@@ -66,11 +79,10 @@ async def facts_of(
             },
         )
     ).one()
-    strategy = await session.scalar(select(AutoTrade.strategy).where(AutoTrade.id == order.auto_trade_id))
     return AccountFacts(
         standing=(await standings(session)).effective(order.user_id, strategy, broker.name),
         cash_free=row.cash_free,
-        funds_total=recorded.funds_total,
+        funds_total=funds_total,
         open_value=row.open_value,
         shares_free=int(row.shares_free),
         opposite_open=row.opposite,
@@ -80,6 +92,7 @@ async def facts_of(
         symbol_sent=row.symbol_sent,
         rejections_running=await _rejections_running(session, rules.gate, order),
         live_switches=await _live_switches(session, rules, order.user_id, broker),
+        unknown_open=row.unknown,
     )
 
 
@@ -107,7 +120,8 @@ _REJECTIONS = text("""
         SELECT state FROM orders
          WHERE account_id = :account_id AND origin <> 'external' AND state <> 'submitted' AND submitted_at > (
                SELECT coalesce(max(ended_at), '-infinity') FROM trading_states
-                WHERE (scope = 'platform' OR (scope = 'user' AND key = CAST(CAST(:user_id AS bigint) AS text))))
+                WHERE (scope = 'platform' OR (scope = 'user' AND key = CAST(CAST(:user_id AS bigint) AS text)))
+                  AND end_reason NOT LIKE 'replaced: %')
          ORDER BY submitted_at DESC LIMIT :rejections_max) newest
      WHERE state = 'rejected'
 """)

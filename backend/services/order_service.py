@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.calendar import IST
 from backend.domain.decide import TradeStatus
-from backend.domain.orders import Intent, OrderEventKind, transition
+from backend.domain.orders import LIVE_STATES, Intent, OrderEventKind, transition
 from backend.domain.positions import Execution
 from backend.domain.reconcile import BookTrade
 from backend.domain.trades import TradeFill, TradeSummary, summarize
@@ -61,7 +61,7 @@ async def apply_event(
     if trade is not None:
         _add_fill(session, order, trade)
     await session.flush()
-    if order.auto_trade_id is not None:
+    if order.auto_trade_id is not None and (after not in LIVE_STATES or trade is not None):
         await update_trade(session, order.auto_trade_id, market_at)
     never_existed = kind in {OrderEventKind.REJECTED, OrderEventKind.ABANDONED, OrderEventKind.DENIED}
     counted = order.origin is OrderOrigin.ENGINE and order.intent is Intent.ENTRY

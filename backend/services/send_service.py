@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.base import Broker, OrderRejectedError, OrderRequest
@@ -21,7 +21,7 @@ from backend.errors import SaudaError
 from backend.models import AutoTrade, AutoTradeSettings, BrokerAccount, Order, OrderOrigin
 from backend.services import gate_service, ledger_service
 from backend.services.context import Trading
-from backend.services.cycle_service import FencedError, ShardClaim, hold
+from backend.services.cycle_service import FencedError, ShardClaim, is_newest, share_claim
 from backend.services.order_service import apply_event, lock_order
 from backend.services.record_service import Recorded
 from backend.services.trading_state_service import impose
@@ -149,23 +149,23 @@ async def _admit(trading: Trading, sending: Sending, quote: QuoteView | None, qu
     """
     recorded = sending.recorded
     async with trading.sessions.begin() as session:
-        if sending.claim is not None:
-            await hold(session, sending.claim, trading.rules.lease_s)
-        order = await lock_order(session, recorded.order_id)
-        if order.state is not OrderState.PENDING or await _withdrawn(session, order):
+        order = await _ours_to_send(session, sending)
+        if order is None:
             return Admission.STOP
-        if order.auto_trade_id is not None:
-            await session.execute(select(AutoTrade.id).where(AutoTrade.id == order.auto_trade_id).with_for_update())
+        trade = select(AutoTrade.strategy).where(AutoTrade.id == order.auto_trade_id).with_for_update()
+        strategy = await session.scalar(trade) if order.auto_trade_id is not None else None
         await lock_account(session, order.account_id)
-        facts = await gate_service.facts_of(session, trading.rules, order, recorded, sending.broker)
+        facts = await gate_service.facts_of(
+            session, trading.rules, order, strategy, recorded.funds_total, sending.broker
+        )
         verdict = admit(recorded.approved.order, quote, quote_age_s, facts, trading.rules.gate, trading.rules.limits)
         if isinstance(verdict, Refused):
             if verdict.wait:
                 return Admission.WAIT
             await _deny(session, order, verdict, sending.market_now)
             return Admission.STOP
+        order.submitted_at = func.clock_timestamp()
         await apply_event(session, order, OrderEventKind.SUBMITTED, "", sending.market_now)
-        order.submitted_at = await session.scalar(select(func.clock_timestamp()))
         if needed := needed_rupees(verdict.order):
             await ledger_service.reserve(session, order, needed, sending.market_now)
     return Admission.SEND
@@ -244,12 +244,28 @@ async def _halt_for_excess(trading: Trading, recorded: Recorded) -> None:
         await impose(session, Scope.PLATFORM, "", TradingState.HALTED, Cause.ORDERS_EXCEED_INTENTS, detail)
 
 
-async def _withdrawn(session: AsyncSession, order: Order) -> bool:
-    """Whether the user has switched auto-trading off since the entry was decided."""
-    if order.origin is not OrderOrigin.ENGINE or order.intent is not Intent.ENTRY:
-        return False
-    enabled = select(AutoTradeSettings.enabled).where(AutoTradeSettings.user_id == order.user_id)
-    return not await session.scalar(enabled)
+async def _ours_to_send(session: AsyncSession, sending: Sending) -> Order | None:
+    """The order, locked; None where it was dropped or sent, or its user has switched auto-trading off since.
+
+    Raises:
+        FencedError: a newer claim on the shard exists.
+    """
+    claim = sending.claim
+    if claim is not None:
+        await share_claim(session, claim)
+    enabled = select(AutoTradeSettings.enabled).where(AutoTradeSettings.user_id == Order.user_id).scalar_subquery()
+    row = (
+        await session.execute(
+            select(Order, true() if claim is None else is_newest(claim), enabled)
+            .where(Order.id == sending.recorded.order_id)
+            .with_for_update(of=Order)
+        )
+    ).one()
+    order, newest, still_enabled = row
+    if not newest:
+        raise FencedError(f"order {order.id}'s shard has a newer claim")
+    withdrawn = order.origin is OrderOrigin.ENGINE and order.intent is Intent.ENTRY and not still_enabled
+    return None if withdrawn or order.state is not OrderState.PENDING else order
 
 
 async def _broker_names(trading: Trading, account_ids: set[int]) -> dict[int, str]:

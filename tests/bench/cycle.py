@@ -26,6 +26,7 @@ from backend.services.market_calendar import MarketCalendar
 from backend.services.record_service import record
 from contracts.common import Environment
 from sauda.embedded import EmbeddedPostgres, create_database, migrate
+from tests.bench import send
 from tests.bench.result import Result
 
 USERS = 10_000
@@ -44,13 +45,16 @@ def run(postgres: EmbeddedPostgres) -> list[Result]:
 
 
 async def _run(url: str) -> list[Result]:
-    engine = create_engine(url)
-    trading = _trading(engine)
+    engine = create_engine(url, owner=True)  # it makes and empties tables
+    application = create_engine(url)
+    trading = _trading(application)
     await _populate(engine)
     timings: list[tuple[float, float, float, int]] = []
     for round_ in range(ROUNDS):
         timings.append(await _one_round(engine, trading, NOW + timedelta(minutes=round_)))
         await _clear(engine)
+    sends = await send.run(engine, trading, _market, NOW + timedelta(minutes=ROUNDS))
+    await application.dispose()
     await engine.dispose()
     gathered, worked, copied, orders = (statistics.median(t[i] for t in timings) for i in range(4))
     name = f"cycle of {USERS:,} users × {SYMBOLS} symbols, {int(orders):,} orders"
@@ -58,6 +62,7 @@ async def _run(url: str) -> list[Result]:
     return [
         Result(f"{name}: decide + record", worked, "s", copied, reference, "≤ 5"),
         Result(f"{name}: gather + decide + record", gathered + worked, "s", copied, reference, "–"),
+        *sends,
     ]
 
 
@@ -184,6 +189,8 @@ async def _populate(engine: AsyncEngine) -> None:
              FROM broker_accounts""",
         """INSERT INTO paper_balances (account_id, asset, balance)
            SELECT account_id, asset, balance_after FROM paper_entries""",
+        """INSERT INTO ledger_balances (account_id, ledger_account, symbol, balance, quantity)
+           SELECT account_id, 'cash', '', balance, 0 FROM paper_balances""",
     )
     async with engine.begin() as connection:
         for statement in statements:
