@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.crash import kill_sweep, postgres_stops, schedulers
+from tests.crash import kill_sweep, kill_switch, postgres_stops, same_key, schedulers
 from tests.crash.children import spread
 from tests.crash.figures import BREACHES, Result, Row, counted, largest, recovery, table, told
 from tests.crash.kill_sweep import Kill, Variant
@@ -90,6 +90,7 @@ def stops(place: Hall, wanted: argparse.Namespace) -> Iterator[Row | Result]:
 
 
 PARTS: dict[str, Part] = {"kills": kills, "production": production, "pauses": pauses, "stops": stops}
+PARTS |= {"kill_switch": kill_switch.part, "same_key": same_key.part}
 SHORT_PARTS = ("kills", "pauses", "stops")
 
 
