@@ -213,9 +213,9 @@ SHORT = (
     report(BookStatus.OPEN),
     CANCEL_WANTED,
     report(BookStatus.CANCELLED),
-    report(BookStatus.OPEN, T2, T1),
+    report(BookStatus.CANCELLED, T2, T1),
 )
-"""The same where the cancel came before the rest could fill, with a report that is older than what it tells."""
+"""The same where the cancel came before the rest could fill, with one report that is late and one that repeats."""
 
 
 @dataclass
