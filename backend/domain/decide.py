@@ -181,11 +181,12 @@ def _decide_exit(
     price = round_to_tick(quote.last * (1 - limits.exit_protection_fraction), quote.tick, Side.SELL)
     price = max(price, round_to_tick(quote.lower_band, quote.tick, Side.SELL))
     # What one order may not carry is left on a later cycle: an exit is delayed by such a limit, never barred by it.
-    quantity = _whole_lots(trade.held, quote)
+    # Nor by shares that left by another way: what is still there must not be held for want of the rest.
+    held = decision.user.holdings.get(trade.symbol, 0)
+    quantity = _whole_lots(min(trade.held, held) if held > 0 else trade.held, quote)
     order = OrderIntent(
         trade.symbol, market.exchange, Side.SELL, trade.product, OrderType.LIMIT, quantity, price, Intent.EXIT
     )
-    held = decision.user.holdings.get(trade.symbol, 0)
     verdict = check(order, quote, market.now, cash_free=Decimal(0), held=held, limits=limits)
     if isinstance(verdict, Denied):
         decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, verdict.reason, trade.held, price, reason))

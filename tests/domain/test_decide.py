@@ -228,7 +228,7 @@ def test_an_exit_asks_one_per_cent_less_rounded_up_within_the_band(changes: dict
         ({"as_of": NOW - timedelta(seconds=11)}, {}, 10, Reason.QUOTE_STALE),
         ({"last": D(0)}, {}, 10, Reason.QUOTE_UNUSABLE),
         ({"last": D(0), "lower_band": D(0)}, {}, 10, Reason.QUOTE_UNUSABLE),
-        ({}, {}, 9, Reason.SELL_EXCEEDS_HOLDING),
+        ({}, {}, 0, Reason.SELL_EXCEEDS_HOLDING),
         ({"freeze_quantity": 0}, {}, 10, Reason.QUANTITY_INVALID),
     ],
 )
@@ -240,6 +240,13 @@ def test_an_exit_that_cannot_be_sent_says_why(
     assert [(o.intent, o.reason, o.exit_reason, o.quantity) for o in decision.outcomes] == [
         (Intent.EXIT, reason, ExitReason.STOP, 10)
     ]
+
+
+@pytest.mark.parametrize(("held", "sold"), [(1, 1), (9, 9), (10, 10), (11, 10)])
+def test_an_exit_sells_what_is_still_there_and_never_more_than_the_trade_holds(held: int, sold: int) -> None:
+    """Whoever sold some of the shares by hand must not leave the others without their stop."""
+    (planned,) = leave({}, held=held).exits
+    assert planned.approved.order.quantity == sold
 
 
 def test_an_exit_without_a_quote_is_named_once_it_is_due() -> None:
