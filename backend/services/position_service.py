@@ -4,7 +4,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from sqlalchemy import func, or_, select, text
@@ -17,7 +18,7 @@ from backend.domain.calendar import IST
 from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import OrderType, Side
 from backend.domain.orders import LIVE_STATES, Intent, OrderState, external_order_id, is_own_name
-from backend.domain.reconcile import BookOrder
+from backend.domain.reconcile import BookOrder, BookStatus
 from backend.domain.trading_states import Cause, Scope, TradingState
 from backend.errors import SaudaError
 from backend.models import (
@@ -38,6 +39,7 @@ from backend.services.trading_state_service import impose
 
 log = structlog.get_logger()
 
+JUST_REFUSED = timedelta(seconds=60)
 LIVE_TRADES = (TradeStatus.ENTERING, TradeStatus.OPEN, TradeStatus.EXITING)
 
 
@@ -134,22 +136,27 @@ def _entries(book: Sequence[BookOrder] | BrokerError) -> Sequence[BookOrder]:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Our orders as far as a book is concerned: the broker's ids, and names whose id we have not learnt yet."""
+    """Our orders as far as a book is concerned: the broker's ids, names whose id we have not learnt yet, and names that
+    the broker refused: these may only show as refused."""
 
     broker_ids: frozenset[tuple[int, str]]
     unanswered: frozenset[str]
+    refused: frozenset[str]
 
     def is_foreign(self, account_id: int, entry: BookOrder) -> bool:
-        return (account_id, entry.broker_order_id) not in self.broker_ids and entry.tag not in self.unanswered
+        if (account_id, entry.broker_order_id) in self.broker_ids or entry.tag in self.unanswered:
+            return False
+        return entry.tag not in self.refused or entry.status is not BookStatus.REJECTED or bool(entry.trades)
 
 
 async def _known_orders(trading: Trading, account_ids: Sequence[int], entries: Sequence[BookOrder]) -> _Known:
     """Read after the books: an order that was sent meanwhile is then known."""
     names = [entry.tag for entry in entries if entry.tag]
     shown = [entry.broker_order_id for entry in entries]
+    age = func.clock_timestamp() - Order.submitted_at
     async with trading.sessions() as session:
         rows = await session.execute(
-            select(Order.account_id, Order.broker_order_id, Order.client_order_id).where(
+            select(Order.account_id, Order.broker_order_id, Order.client_order_id, Order.state, age.label("age")).where(
                 Order.account_id == func.any(list(account_ids)),
                 or_(Order.broker_order_id == func.any(shown), Order.client_order_id == func.any(names)),
             )
@@ -157,8 +164,17 @@ async def _known_orders(trading: Trading, account_ids: Sequence[int], entries: S
         found = rows.all()
     return _Known(
         frozenset((row.account_id, row.broker_order_id) for row in found if row.broker_order_id),
-        frozenset(row.client_order_id for row in found if not row.broker_order_id),
+        frozenset(row.client_order_id for row in found if not row.broker_order_id and _may_show(row)),
+        frozenset(row.client_order_id for row in found if row.state is OrderState.REJECTED),
     )
+
+
+def _may_show(row: Any) -> bool:
+    """Whether an order without a broker's id may stand in a book: it was sent, and settling still looks for it.
+
+    One just refused may have shown for a moment before.
+    """
+    return row.age is not None and (row.state is not OrderState.REJECTED or row.age < JUST_REFUSED)
 
 
 async def _adopt(trading: Trading, account: BrokerAccount, entry: BookOrder) -> None:

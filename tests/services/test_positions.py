@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 from backend.brokers.base import BrokerUnavailableError, OrderRequest
 from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import OrderType, Product, Side
-from backend.domain.orders import OrderState
+from backend.domain.orders import Intent, OrderState
 from backend.domain.trading_states import Cause, TradingState
 from backend.models import AutoTrade, Fill, LedgerEntry, Order, OrderOrigin, OutboxMessage, TradingStatePeriod
 from backend.services import ledger_service
@@ -133,6 +133,63 @@ async def test_a_name_of_ours_that_is_not_on_record_halts_its_user(trading, mark
     assert (period.key, period.state, period.cause) == (str(user), TradingState.HALTED, Cause.UNKNOWN_OWN_ORDER)
     report = await run_cycle(trading, market.now)
     assert report.denied == {"trading_halted": 1}
+
+
+@pytest.mark.parametrize(
+    ("state", "sent"),
+    [(OrderState.DENIED, False), (OrderState.EXPIRED, False), (OrderState.REJECTED, True)],
+    ids=["denied", "abandoned unsent", "refused"],
+)
+async def test_an_order_on_record_as_never_sent_or_refused_that_stands_in_the_book_halts_its_user(
+    trading, market, make_user, state, sent
+):
+    """Its record will never move again: nothing else would ever count what it trades."""
+    user = await make_user(symbols=("INFY",))
+    name = "0123456789ABCDEF0123"
+    async with trading.sessions.begin() as session:
+        session.add(
+            Order(
+                client_order_id=name,
+                origin=OrderOrigin.MANUAL,
+                user_id=user,
+                account_id=await account_of(trading, user),
+                intent=Intent.ENTRY,
+                symbol="INFY",
+                exchange="nse",
+                side=Side.BUY,
+                product=Product.CNC,
+                order_type=OrderType.LIMIT,
+                quantity=5,
+                limit_price=Decimal(1510),
+                state=state,
+                environment="simulated",
+                decided_at=market.now,
+                submitted_at=market.now if sent else None,
+            )
+        )
+    await by_hand(trading, user, Side.BUY, 5, "1510", tag=name)
+    assert (await watch_positions(trading)).adopted == 1
+    (adopted,) = await orders(trading, OrderOrigin.EXTERNAL)
+    assert (adopted.state, adopted.filled_quantity) == (OrderState.FILLED, 5)
+    async with trading.sessions() as session:
+        period = (await session.scalars(select(TradingStatePeriod))).one()
+    assert (period.state, period.cause) == (TradingState.HALTED, Cause.UNKNOWN_OWN_ORDER)
+
+
+async def test_a_refused_order_that_shows_as_refused_is_no_news(trading, market, make_user):
+    await make_user(symbols=("INFY",), cash=Decimal(500_000))
+    real = trading.brokers["paper"]
+
+    async def poorer(account_id, order):
+        async with trading.sessions.begin() as session:
+            await session.execute(text("UPDATE paper_balances SET balance = 1 WHERE asset = 'INR'"))
+        return await type(real).place(real, account_id, order)
+
+    real.place = poorer
+    await run_cycle(trading, market.now)
+    (order,) = await orders(trading, OrderOrigin.ENGINE)
+    assert order.state is OrderState.REJECTED
+    assert (await watch_positions(trading)).adopted == 0
 
 
 class Silent:
