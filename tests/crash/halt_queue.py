@@ -53,10 +53,13 @@ SOCKET = ".s.PGSQL.5432"
 
 
 def lay_out(place: Hall, say: Say) -> None:
-    """The template: everybody's account at the broker, and an administrator; it says the ids of both."""
+    """The template: an administrator, and everybody with an account at the broker.
+
+    It says three ids: the administrator's, and the user's and the account's of somebody early in the queue.
+    """
     stage = Stage(place, TEMPLATE, EMPTY)
 
-    async def run() -> list[int]:
+    async def run() -> tuple[int, int, int]:
         await copy_database(stage)
         engine = create_engine(stage.database_url)
         async with create_sessions(engine).begin() as session:
@@ -76,7 +79,7 @@ def lay_out(place: Hall, say: Say) -> None:
             for account in accounts:
                 await open_books(session, account.id, FIRST_CASH, FIRST_TICK)
         await engine.dispose()
-        return [admin.id, users[-1].id]
+        return admin.id, users[USERS // 3].id, accounts[USERS // 3].id
 
     say(asyncio.run(run()))
 

@@ -39,7 +39,8 @@ from tests.support.broker_book import Mode
 QUEUED_MIN = 100
 SENT_FIRST = 8
 LATE_S = 1.0
-CALL_S_MAX = 2.0
+CALL_S_MAX = 3.0
+"""Below a second where nothing else runs; the rest is for a busy machine."""
 OBSERVED_S = 1.6
 LOOK_S = 0.02
 CONTROL_TIMEOUT_S = 10.0
@@ -69,7 +70,7 @@ class Pull:
 
 
 PULLS = (*map(Pull, Down), Pull(Down.NOTHING, Scope.USER))
-SHORT_PULLS = (Pull(Down.DATABASE_CUT), Pull(Down.DATABASE))
+SHORT_PULLS = (Pull(Down.NOTHING), Pull(Down.DATABASE))
 
 
 @dataclass(slots=True)
@@ -80,6 +81,7 @@ class Round:
     pull: Pull
     admin_id: int
     user_id: int
+    account_id: int
     data: Child
     ml: Child
     network: Child
@@ -96,6 +98,11 @@ class Round:
 
     def arrivals(self) -> list[dict[str, Any]]:
         return self.control("GET", "truth")["arrivals"]
+
+    def of_scope(self) -> list[dict[str, Any]]:
+        """The arrivals of whom the halt concerns."""
+        everybody = self.pull.scope is Scope.PLATFORM
+        return [arrival for arrival in self.arrivals() if everybody or arrival["account"] == self.account_id]
 
     def take_down(self) -> None:
         """What goes while orders are being sent."""
@@ -125,7 +132,7 @@ class Round:
             child.end()
 
 
-def start(stage: Stage, pull: Pull, ids: tuple[int, int], folder: Path, mute: str) -> Round:
+def start(stage: Stage, pull: Pull, ids: tuple[int, int, int], folder: Path, mute: str) -> Round:
     """Start every process of a round; the trader's orders are recorded, none is sent."""
     data, ml = (Child(partial(gateway.market, FIRST_TICK, SYMBOLS)) for _ in range(2))
     net = Child(partial(network, stage, folder, pull.down is Down.DATABASE_CUT))
@@ -140,7 +147,7 @@ def start(stage: Stage, pull: Pull, ids: tuple[int, int], folder: Path, mute: st
     return made
 
 
-def one_pull(place: Hall, pull: Pull, ids: tuple[int, int]) -> Work:
+def one_pull(place: Hall, pull: Pull, ids: tuple[int, int, int]) -> Work:
     """One round in a process of its own; it says the figures, and what they break."""
 
     def work(say: Say) -> None:
@@ -183,11 +190,11 @@ def pulled(made: Round) -> Result:
         time.sleep(LOOK_S)
     made.take_down()
     status, call_s = made.throw()
-    time.sleep(OBSERVED_S)
+    observe(made, until)
     made.trader.signal(signal.SIGKILL)
     facts = run_child(partial(_judge, made)).said[-1]
     made.behave(Mode.REST)
-    before = len(mine(made, facts["account_id"]))
+    before = len(made.of_scope())
     markets = [Child(partial(gateway.market, FIRST_TICK + TICK, SYMBOLS)) for _ in range(2)]
     stage = made.stage
     wires = Wires(stage.database_url, stage.broker_url, first(markets[0]), first(markets[1]))
@@ -195,40 +202,40 @@ def pulled(made: Round) -> Result:
     for child in markets:
         child.signal(signal.SIGKILL)
         child.end()
-    after |= {"sent_after_kill": len(mine(made, facts.pop("account_id"))) - before}
+    after |= {"sent_after_kill": len(made.of_scope()) - before}
     return {"recorded": recorded, "status": status, "call_s": round(call_s, 2)} | facts | after
 
 
-def mine(made: Round, account_id: int | None) -> list[dict[str, Any]]:
-    """The arrivals of the halted scope: one account's, or all."""
-    return [a for a in made.arrivals() if account_id in {None, a["account"]}]
+def observe(made: Round, until: float) -> None:
+    """Watch for as long as a late order may take; for one user's halt until the queue has come past that user."""
+    time.sleep(OBSERVED_S)
+    while made.pull.scope is Scope.USER and time.monotonic() < until:
+        if max(a["account"] for a in made.arrivals()) > made.account_id:
+            return
+        time.sleep(LOOK_S)
 
 
 def _judge(made: Round, say: Say) -> None:
-    """When the halt was written, and what reached the broker after it. `set_at` lies before the commit: in its favour
-    nothing is rounded."""
+    """What reached the broker after the halt was written, which is a little before it was committed."""
 
-    async def run() -> dict[str, Any]:
+    async def set_at() -> float:
         engine = create_engine(made.stage.database_url, pool_size=1)
         async with create_sessions(engine)() as session:
-            halted = await session.scalar(text("SELECT min(extract(epoch FROM set_at))::float FROM trading_states"))
-            account = text("SELECT id FROM broker_accounts WHERE user_id = :user_id")
-            account_id = await session.scalar(account, {"user_id": made.user_id})
+            halts = await session.scalars(text("SELECT extract(epoch FROM set_at)::float FROM trading_states"))
+            (at,) = halts.all()
         await engine.dispose()
-        return {"halted": halted, "account_id": account_id if made.pull.scope is Scope.USER else None}
+        return at
 
-    found = asyncio.run(run())
-    commit_s = (found["halted"] or float("inf")) - (time.time() - time.monotonic())
-    after_s = {a["tag"]: a["at_s"] - commit_s for a in made.arrivals()}
-    scope = [after_s[a["tag"]] for a in mine(made, found["account_id"])]
-    others = [s for s in after_s.values() if s > LATE_S] if found["account_id"] else []
+    halted_s = asyncio.run(set_at()) - (time.time() - time.monotonic())
+    scope_s = [arrival["at_s"] - halted_s for arrival in made.of_scope()]
+    all_s = [arrival["at_s"] - halted_s for arrival in made.arrivals()]
+    late = sum(s > LATE_S for s in scope_s)
     say(
         {
-            "account_id": found["account_id"],
-            "queued": QUEUE - sum(s <= 0 for s in after_s.values()),
-            "late": sum(s > LATE_S for s in scope),
-            "last_s": round(max([s for s in scope if s > 0], default=0.0), 2),
-            "others_late": len(others),
+            "queued": QUEUE - sum(s <= 0 for s in all_s),
+            "late": late,
+            "last_s": round(max([0.0, *scope_s]), 2),
+            "others_late": sum(s > LATE_S for s in all_s) - late,
         }
     )
 
