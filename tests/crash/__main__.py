@@ -80,10 +80,10 @@ def pauses(place: Hall, wanted: argparse.Namespace) -> Iterator[Row | Result]:
 def stops(place: Hall, wanted: argparse.Namespace) -> Iterator[Row | Result]:
     """PostgreSQL stopped at once in running cycles."""
     rounds = postgres_stops.stops(2 if wanted.short else 50, TICK_POINTS, wanted.seed)
-    results = list(postgres_stops.run_stops(place, rounds))
+    limit_s = postgres_stops.READY_AGAIN_BUSY_S_MAX if wanted.short else postgres_stops.READY_AGAIN_S_MAX
+    results = list(postgres_stops.run_stops(place, rounds, limit_s))
     yield Row("PostgreSQL stopped at once", f"{len(results)} times", "–", True)
     yield from counted(results)
-    limit_s = postgres_stops.READY_AGAIN_S_MAX
     yield largest(results, "ready_s", "  started → first cycle done", limit_s, " s")
     yield largest(results, "checked_out", "  connections never given back", 0, "")
     yield from results

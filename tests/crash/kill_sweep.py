@@ -18,7 +18,7 @@ from tests.crash.recovery import recover
 from tests.crash.world import CRASH_TICK, PRODUCTION, SCALED, Hall, Stage, set_up, tear_down, trading_on
 from tests.support.broker_book import Mode
 
-RECOVERY_TIMEOUT_SCALED_S = 15.0
+RECOVERY_TIMEOUT_SCALED_S = 45.0
 RECOVERY_TIMEOUT_S = 90.0
 
 

@@ -25,9 +25,11 @@ SPEED = 120
 """Market seconds per real second: two ticks each second."""
 RECONCILE_INTERVAL_S = 1.0
 READY_AGAIN_S_MAX = 5.0
+READY_AGAIN_BUSY_S_MAX = 20.0
+"""On a machine that runs other tests meanwhile."""
 LOOK_S = 0.02
 LOOKS_MAX = 150
-GIVE_UP_S = 30.0
+GIVE_UP_S = 60.0
 LATE_TICK = 80
 
 
@@ -134,11 +136,11 @@ def stops(rounds: int, points: int, seed: int) -> list[Stop]:
     return [Stop(number, chosen.randint(1, points)) for number in range(rounds)]
 
 
-def run_stops(hall: Hall, rounds: Sequence[Stop]) -> Iterator[dict[str, Any]]:
+def run_stops(hall: Hall, rounds: Sequence[Stop], ready_s_max: float) -> Iterator[dict[str, Any]]:
     """Run the rounds one after the other, and yield what came of each; late and leaking ones are breaches."""
     for said in run_all([one_stop(hall, stop) for stop in rounds], 1):
         result = said[-1]
-        if result["ready_s"] is None or result["ready_s"] > READY_AGAIN_S_MAX:
+        if result["ready_s"] is None or result["ready_s"] > ready_s_max:
             result["breaches"].append(f"not ready again: {result['ready_s']} s after the start")
         if result["checked_out"]:
             result["breaches"].append(f"{result['checked_out']} connections were never given back")
