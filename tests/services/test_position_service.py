@@ -192,6 +192,53 @@ async def test_a_refused_order_that_shows_as_refused_is_no_news(trading, market,
     assert (await watch_positions(trading)).adopted == 0
 
 
+async def test_a_report_older_than_a_fill_takes_no_sale_for_the_trades(trading, market, make_user):
+    """The shares were bought while the report was on its way: that it does not show them proves nothing."""
+    user = await make_user(symbols=("INFY",))
+    account = await account_of(trading, user)
+
+    class Overtaken(Silent):
+        async def snapshots(self, account_ids):
+            old = await self._real.snapshots(account_ids)
+            await run_cycle(trading, market.now)
+            async with trading.sessions.begin() as session:
+                sold = await session.get_one(Order, await by_hand_record(session, user, account, market.now))
+                sold.state, sold.filled_quantity = OrderState.FILLED, 5
+            return old
+
+    await watch_positions(replace(trading, brokers={"paper": Overtaken(trading.brokers["paper"], "")}))
+    (sold,) = await orders(trading, OrderOrigin.EXTERNAL)
+    async with trading.sessions() as session:
+        trade = (await session.scalars(select(AutoTrade))).one()
+    assert (sold.auto_trade_id, trade.status, trade.exit_quantity) == (None, TradeStatus.OPEN, 0)
+
+
+async def by_hand_record(session, user_id: int, account_id: int, now) -> int:
+    """Five shares sold in the broker's own app, as adopted."""
+    order = Order(
+        client_order_id="X0",
+        broker_order_id="0",
+        origin=OrderOrigin.EXTERNAL,
+        user_id=user_id,
+        account_id=account_id,
+        intent=Intent.EXIT,
+        symbol="INFY",
+        exchange="nse",
+        side=Side.SELL,
+        product=Product.CNC,
+        order_type=OrderType.LIMIT,
+        quantity=5,
+        limit_price=Decimal(1490),
+        state=OrderState.SUBMITTED,
+        environment="simulated",
+        decided_at=now,
+        submitted_at=now,
+    )
+    session.add(order)
+    await session.flush()
+    return order.id
+
+
 class Silent:
     """The paper broker whose reports of one kind fail."""
 
