@@ -1,6 +1,6 @@
 """The day's loss limit: remembers what each account began the day with, and leaves only exits once too much is gone."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from sqlalchemy import text
@@ -30,10 +30,12 @@ _LIFTED_TODAY = text("""
 async def watch_day_loss(trading: Trading, users: Sequence[UserState], market: MarketView) -> list[UserState]:
     """Put users whose day has cost too much into REDUCING, and return all as they stand then.
 
-    An account in which anything held has no quote now is left alone: what it is worth is not known.
+    An account in which anything held has no quote now is left alone: what it is worth is not known. What the market
+    does not know at all counts nothing, at the day's beginning as now.
     """
     limit = trading.rules.day_loss_fraction_max
-    valued = [user for user in users if user.unavailable is None and _is_valued(user, market)]
+    known = trading.market_data.instruments
+    valued = [user for user in users if user.unavailable is None and _is_valued(user, market, known)]
     new = [user for user in valued if user.day_equity is None]
     losers = [
         user
@@ -62,5 +64,5 @@ async def watch_day_loss(trading: Trading, users: Sequence[UserState], market: M
     return [replace(user, standings=standing) for user in users]
 
 
-def _is_valued(user: UserState, market: MarketView) -> bool:
-    return all(symbol in market.quotes for symbol, shares in user.holdings.items() if shares)
+def _is_valued(user: UserState, market: MarketView, known: Container[str]) -> bool:
+    return all(symbol in market.quotes for symbol, shares in user.holdings.items() if shares and symbol in known)

@@ -57,6 +57,8 @@ _SYMBOLS = text("""
     UNION SELECT symbol FROM auto_trades WHERE closed_at IS NULL AND status IN ('entering', 'open', 'exiting')
     ORDER BY symbol
 """)
+# What accounts hold besides, for what an account is worth: an unvalued holding would switch the day's loss limit off.
+_HELD = text("SELECT DISTINCT symbol FROM ledger_balances WHERE ledger_account = 'positions' AND quantity <> 0")
 
 
 async def gather_market(trading: Trading, now: datetime) -> MarketInputs:
@@ -66,10 +68,11 @@ async def gather_market(trading: Trading, now: datetime) -> MarketInputs:
     """
     async with trading.sessions() as session:
         symbols = list((await session.scalars(_SYMBOLS)).all())
+        held = (await session.scalars(_HELD)).all()
     if not symbols:
         return MarketInputs(market_view(trading, now, (), {}, {}))
     quotes, predictions = await asyncio.gather(
-        trading.market_data.quotes(symbols, now),
+        trading.market_data.quotes(sorted({*symbols, *(trading.market_data.instruments.keys() & held)}), now),
         trading.ml_service.predictions(symbols, now, trading.rules.horizon_sessions),
         return_exceptions=True,
     )
