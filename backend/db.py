@@ -6,6 +6,7 @@ from typing import Any, cast
 import asyncpg
 import orjson
 from sqlalchemy import bindparam, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -39,6 +40,17 @@ def create_engine(database_url: str, *, pool_size: int = 10, owner: bool = False
             "server_settings": {} if owner else {"role": APPLICATION_ROLE},
         },
     )
+
+
+def is_about_data(error: Exception) -> bool:
+    """Whether PostgreSQL, or its driver, refused a value rather than failed: one bad record then stops no other.
+
+    SQLSTATE classes 22 (data exception) and 23 (integrity constraint violation).
+    """
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return state[:2] in {"22", "23"} or isinstance(getattr(error.orig, "__cause__", None), ValueError)
 
 
 def create_sessions(engine: AsyncEngine) -> Sessions:

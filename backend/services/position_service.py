@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import structlog
 from sqlalchemy import func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.base import AccountSnapshot, Broker, BrokerError
-from backend.db import lock_account
+from backend.db import is_about_data, lock_account
 from backend.domain.calendar import IST
 from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import OrderType, Side
@@ -123,11 +124,24 @@ async def _adopt_foreign(
             continue
         for entry in book:
             if known.is_foreign(account.id, entry):
-                await _adopt(trading, account, entry)
+                if not await _is_taken(report, account.id, _adopt(trading, account, entry)):
+                    continue
                 adopted.add(account.id)
                 report.adopted += 1
     if adopted:
         await reconcile(trading, adopted)
+
+
+async def _is_taken(report: PositionReport, account_id: int, work: Awaitable[bool]) -> bool:
+    """What became of one account's work. A value that cannot be kept is that account's trouble and nobody else's."""
+    try:
+        return await work
+    except (ValueError, ArithmeticError, DBAPIError) as error:
+        if isinstance(error, DBAPIError) and not is_about_data(error):
+            raise
+        log.error("report_cannot_be_kept", account=account_id, error=str(error).splitlines()[0])
+        report.failed_accounts.add(account_id)
+        return False
 
 
 def _entries(book: Sequence[BookOrder] | BrokerError) -> Sequence[BookOrder]:
@@ -177,7 +191,7 @@ def _may_show(row: Any) -> bool:
     return row.age is not None and (row.state is not OrderState.REJECTED or row.age < JUST_REFUSED)
 
 
-async def _adopt(trading: Trading, account: BrokerAccount, entry: BookOrder) -> None:
+async def _adopt(trading: Trading, account: BrokerAccount, entry: BookOrder) -> bool:
     """Record one order that Sauda did not send. One that bears a name of ours means that our record is incomplete."""
     own = is_own_name(entry.tag)
     log.warning("foreign_order", account=account.id, broker_order=entry.broker_order_id, own_name=own)
@@ -210,6 +224,7 @@ async def _adopt(trading: Trading, account: BrokerAccount, entry: BookOrder) -> 
             detail = f"the broker's book shows order {entry.broker_order_id} named {entry.tag}, which is not on record"
             user = str(account.user_id)
             await impose(session, Scope.USER, user, TradingState.HALTED, Cause.UNKNOWN_OWN_ORDER, detail)
+    return True
 
 
 async def _align(
@@ -225,10 +240,17 @@ async def _align(
         log.warning("funds_unreadable", broker=broker.name, error=repr(silence))
         report.failed_accounts |= set(ids)
         return
+    async with trading.sessions() as session:
+        books = await ledger_service.books_of(session, ids)
+        trades = await _open_trades(session, ids)
     for account in accounts:
         snapshot = snapshots.get(account.id)
         if isinstance(snapshot, AccountSnapshot):
-            report.aligned += await _align_account(trading, account, snapshot, marks.get(account.id, 0), now)
+            known = _OurSide(books[account.id], trades.get(account.id, ()), marks.get(account.id, 0))
+            if known.agrees_with(snapshot):
+                continue
+            aligning = _align_account(trading, account, snapshot, known, now)
+            report.aligned += await _is_taken(report, account.id, aligning)
         elif account.id in ids:
             report.failed_accounts.add(account.id)
 
@@ -249,29 +271,48 @@ async def _marks(trading: Trading, account_ids: Sequence[int]) -> Mapping[int, i
         return {row[0]: row[1] or 0 for row in rows}
 
 
+@dataclass(frozen=True, slots=True)
+class _OurSide:
+    """One account as our own record has it: balances, open trades, and the newest ledger entry before the report."""
+
+    books: ledger_service.Books
+    trades: Sequence[AutoTrade]
+    mark: int
+
+    def short_of(self, snapshot: AccountSnapshot) -> list[AutoTrade]:
+        """Trades of whose shares the account lacks some."""
+        return [t for t in self.trades if snapshot.holdings.get(t.symbol, 0) < t.entry_quantity - t.exit_quantity]
+
+    def agrees_with(self, snapshot: AccountSnapshot) -> bool:
+        books = self.books
+        same = books.opened and books.cash + books.reserved == snapshot.cash and books.shares == _shares(snapshot)
+        return same and not self.short_of(snapshot)
+
+
 async def _align_account(
-    trading: Trading, account: BrokerAccount, snapshot: AccountSnapshot, mark: int, now: datetime
+    trading: Trading, account: BrokerAccount, snapshot: AccountSnapshot, known: _OurSide, now: datetime
 ) -> bool:
-    async with trading.sessions() as session:
-        books = (await ledger_service.books_of(session, [account.id]))[account.id]
-        trades = await _open_trades(session, account.id)
-    same = books.opened and books.cash + books.reserved == snapshot.cash and books.shares == _shares(snapshot)
-    short = {t.symbol: t for t in trades if snapshot.holdings.get(t.symbol, 0) < t.entry_quantity - t.exit_quantity}
-    if same and not short:
-        return False
+    short = known.short_of(snapshot)
     async with trading.sessions.begin() as session:
         # Locks as everywhere: trades before the account.
-        for trade in short.values():
-            await _close_by_hand(session, trade.id, snapshot.holdings.get(trade.symbol, 0), now)
+        ids = [trade.id for trade in short]
+        await session.execute(
+            select(AutoTrade.id).where(AutoTrade.id == func.any(ids)).order_by(AutoTrade.id).with_for_update()
+        )
         await lock_account(session, account.id)
         newest = await session.scalar(select(func.max(LedgerEntry.id)).where(LedgerEntry.account_id == account.id))
+        if (newest or 0) != known.mark:
+            # Something was booked since the report: nothing that it seems to lack is missing.
+            return False
+        for trade in short:
+            await _close_by_hand(session, trade.id, snapshot.holdings.get(trade.symbol, 0), now)
         live = await session.scalar(
             select(func.count()).where(Order.account_id == account.id, Order.state.in_(LIVE_STATES))
         )
-        if live or (newest or 0) != mark:
+        if live:
             return False
         changes = await ledger_service.align(session, account.id, snapshot.cash, _shares(snapshot), now)
-        if changes and books.opened:
+        if changes and known.books.opened:
             log.warning("books_aligned", account=account.id, changes=changes)
             payload = {"account_id": account.id, "message": f"The broker's figures differ: {'; '.join(changes)}."}
             session.add(OutboxMessage(topic="account.adjusted", user_id=account.user_id, payload=payload))
@@ -282,11 +323,18 @@ def _shares(snapshot: AccountSnapshot) -> dict[str, int]:
     return {symbol: shares for symbol, shares in snapshot.holdings.items() if shares}
 
 
-async def _open_trades(session: AsyncSession, account_id: int) -> Sequence[AutoTrade]:
+async def _open_trades(session: AsyncSession, account_ids: Sequence[int]) -> Mapping[int, Sequence[AutoTrade]]:
     rows = await session.scalars(
-        select(AutoTrade).where(AutoTrade.account_id == account_id, AutoTrade.status == TradeStatus.OPEN)
+        select(AutoTrade).where(
+            AutoTrade.account_id == func.any(account_ids),
+            AutoTrade.closed_at.is_(None),
+            AutoTrade.status == TradeStatus.OPEN,
+        )
     )
-    return rows.all()
+    trades: dict[int, list[AutoTrade]] = defaultdict(list)
+    for trade in rows.all():
+        trades[trade.account_id].append(trade)
+    return trades
 
 
 async def _close_by_hand(session: AsyncSession, trade_id: int, holding: int, now: datetime) -> None:

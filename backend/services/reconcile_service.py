@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import ColumnElement, func, or_, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.base import Broker, BrokerError
-from backend.domain.orders import LIVE_STATES, IllegalTransitionError, Intent, OrderEventKind, OrderState
+from backend.db import is_about_data
+from backend.domain.orders import LIVE_STATES, Intent, OrderEventKind, OrderState
 from backend.domain.reconcile import BookOrder, BookStatus, KnownOrder, settle
 from backend.domain.trading_states import Cause, Effective, Scope, TradingState, permits
 from backend.errors import SaudaError
@@ -30,6 +31,8 @@ _RESTING = frozenset({OrderState.ACCEPTED, OrderState.PARTIALLY_FILLED})
 _ENDED_SHORT = frozenset({OrderState.CANCELLED, OrderState.EXPIRED})
 LATE_FILL_WATCH = timedelta(days=1)
 BOOK_TIMEOUT_S = 15.0
+CANCEL_TIMEOUT_S = 5.0
+CANCELS_AT_ONCE_MAX = 8
 
 
 @dataclass(slots=True)
@@ -152,6 +155,7 @@ async def _reconcile_broker(
     report.failed_accounts |= found.failed
     async with trading.sessions() as session:
         standing = await standings(session)
+    settled: list[tuple[Watched, Sequence[BookOrder]]] = []
     for w in watched:
         if w.order.account_id in report.failed_accounts:
             continue
@@ -160,13 +164,26 @@ async def _reconcile_broker(
             await _halt_doubled(trading, w.order, shown)
         try:
             report.changed += await _settle_order(trading, w, shown, broker.absence_is_proof_after_s, market_now)
-        except (IllegalTransitionError, IntegrityError) as error:
+        except (ValueError, ArithmeticError, DBAPIError) as error:
+            if isinstance(error, DBAPIError) and not is_about_data(error):
+                raise
             # One order that cannot be must not stop the settling of all others.
             log.error("order_unsettled", order=w.order.id, error=str(error).splitlines()[0])
             report.unsettled.append(w.order.id)
             continue
+        settled.append((w, shown))
+
+    async def cancel(w: Watched, shown: Sequence[BookOrder]) -> None:
         effective = standing.effective(w.order.user_id, w.strategy, broker.name)
-        await _cancel_what_should_not_rest(trading, broker, w.order, shown, effective, market_now)
+        async with at_once:
+            await _cancel_what_should_not_rest(trading, broker, w.order, shown, effective, market_now)
+
+    # After all is settled, and side by side: a broker slow to take one cancel delays no other order.
+    at_once = asyncio.Semaphore(CANCELS_AT_ONCE_MAX)
+    results = await asyncio.gather(*(cancel(w, shown) for w, shown in settled), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
 class Shown:
@@ -280,7 +297,7 @@ async def request_cancel(trading: Trading, order_id: int, why: str, market_now: 
 async def ask_cancel(broker: Broker, account_id: int, broker_order_id: str) -> None:
     """Ask the broker; whether it happened, its book tells."""
     try:
-        async with asyncio.timeout(BOOK_TIMEOUT_S):
+        async with asyncio.timeout(CANCEL_TIMEOUT_S):
             await broker.cancel(account_id, broker_order_id)
     except (SaudaError, TimeoutError) as refusal:
         log.warning("cancel_not_taken", broker_order=broker_order_id, error=repr(refusal))
