@@ -1,5 +1,7 @@
 """What a broker is to Sauda, and how it can fail. Each adapter translates its own words into these once."""
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,13 +25,20 @@ class OutcomeUnknownError(BrokerError):
     """A timeout, a broken connection, a 5xx or an unreadable reply: the order may or may not exist."""
 
 
+class TooLateError(BrokerError):
+    """Proof that nothing was sent: the order's time was over right before its request would have been written."""
+
+
 class BrokerUnavailableError(BrokerError):
     """A read that failed. A failed report is never an empty one."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
-    """An order as a broker takes it: shares, rupees per share; `tag` is echoed in the book."""
+    """An order as a broker takes it: shares, rupees per share; `tag` is echoed in the book.
+
+    `send_by`: the instant of the monotonic clock after which its request must not be written any more.
+    """
 
     symbol: str
     exchange: str
@@ -40,6 +49,16 @@ class OrderRequest:
     limit_price: Decimal
     tag: str
     trigger_price: Decimal | None = None
+    send_by: float = math.inf
+
+    def require_time(self) -> None:
+        """For an adapter's last line before the request is written: a process may have been stopped meanwhile.
+
+        Raises:
+            TooLateError: the order's time is over.
+        """
+        if time.monotonic() > self.send_by:
+            raise TooLateError(f"the order {self.tag} was not sent: its time was over")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +80,10 @@ class Broker(Protocol):
     """Seconds after which absence from the book proves that an order never arrived; None where it proves nothing."""
 
     async def place(self, account_id: int, order: OrderRequest) -> str:
-        """Place one order and return the broker's order id.
+        """Place one order and return the broker's order id. Calls `order.require_time()` right before it writes.
 
         Raises:
+            TooLateError: nothing was sent.
             OrderRejectedError: the broker refused it.
             OutcomeUnknownError: nobody knows.
         """

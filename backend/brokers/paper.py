@@ -131,6 +131,7 @@ class PaperBroker:
         async with self._sessions.begin() as session:
             # What the account can pay and deliver is known, and stays so until the commit, under its lock only.
             await lock_account(session, account_id)
+            order.require_time()
             refusal = refusal or await _refusal_by_account(session, row)
             if refusal is not None:
                 row.status, row.message = PaperStatus.REJECTED, refusal

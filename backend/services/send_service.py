@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.brokers.base import Broker, OrderRejectedError, OrderRequest
+from backend.brokers.base import Broker, OrderRejectedError, OrderRequest, TooLateError
 from backend.db import lock_account
 from backend.domain.gate import Refused, admit, needed_rupees
 from backend.domain.orders import Intent, OrderEventKind, OrderState
@@ -182,29 +182,19 @@ async def _deny(session: AsyncSession, order: Order, refused: Refused, market_no
 
 
 async def _hand_over(trading: Trading, sending: Sending, began: float) -> None:
-    """The socket, if the commit before it is fresh: a process that was stopped in between must not send."""
+    """The socket, until `send_timeout_s` after `began`, the instant before the commit: who was stopped in between, by
+    whatever, must not send, as others may already count on the order's absence."""
     recorded, market_now = sending.recorded, sending.market_now
-    wanted = recorded.approved.order
-    request = OrderRequest(
-        wanted.symbol,
-        wanted.exchange,
-        wanted.side,
-        wanted.product,
-        wanted.order_type,
-        wanted.quantity,
-        wanted.limit_price,
-        recorded.client_order_id,
-    )
     if not trading.sends.take(recorded.order_id):
         await _halt_for_excess(trading, recorded)
         return
-    if time.monotonic() - began > trading.rules.send_timeout_s:
-        # Stalled between the commit and the socket: others may already count on its absence.
-        await _answer(trading, recorded.order_id, OrderEventKind.ABANDONED, "stalled before the send", None, market_now)
-        return
+    request = _request(recorded, began + trading.rules.send_timeout_s)
     try:
+        request.require_time()
         async with asyncio.timeout(trading.rules.send_timeout_s):
             broker_order_id = await sending.broker.place(recorded.account_id, request)
+    except TooLateError as late:
+        await _answer(trading, recorded.order_id, OrderEventKind.ABANDONED, late.detail, None, market_now)
     except OrderRejectedError as refusal:
         await _answer(trading, recorded.order_id, OrderEventKind.REJECTED, refusal.detail, None, market_now)
     except (TimeoutError, SaudaError) as silence:
@@ -213,6 +203,21 @@ async def _hand_over(trading: Trading, sending: Sending, began: float) -> None:
     else:
         detail = f"accepted as {broker_order_id}"
         await _answer(trading, recorded.order_id, OrderEventKind.ACCEPTED, detail, broker_order_id, market_now)
+
+
+def _request(recorded: Recorded, send_by: float) -> OrderRequest:
+    wanted = recorded.approved.order
+    return OrderRequest(
+        wanted.symbol,
+        wanted.exchange,
+        wanted.side,
+        wanted.product,
+        wanted.order_type,
+        wanted.quantity,
+        wanted.limit_price,
+        recorded.client_order_id,
+        send_by=send_by,
+    )
 
 
 async def _answer(

@@ -1,5 +1,6 @@
 """What a crash or a silent broker at any step of recording and sending leaves behind: nothing doubled, nothing lost."""
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -320,3 +321,23 @@ async def test_a_second_cycle_that_decided_meanwhile_records_no_second_exit_and_
             recorded += await record(trading, claim, cycle_at, cycle_at, market_inputs.view.today, decisions)
     assert len(recorded) == 2
     assert [o.reason for _, ds in two for d in ds for o in d.outcomes] == [Reason.ALREADY_HELD] * 2
+
+
+async def test_who_was_stopped_after_the_commit_sends_nothing(trading, market, make_user):
+    """The time runs out between the commit and the adapter's last line: its word is proof that nothing was sent."""
+    await make_user(symbols=("INFY",))
+
+    async def stopped_in_between(real, account_id, order):
+        return await real.place(account_id, replace(order, send_by=time.monotonic() - 0.001))
+
+    await run_cycle(with_fault(trading, stopped_in_between), market.now)
+    assert await states(trading) == [OrderState.EXPIRED]
+    assert (await broker_orders(trading), await used(trading)) == (0, 0)
+
+
+async def test_the_time_to_send_begins_before_the_commit(trading, market, make_user):
+    await make_user(symbols=("INFY",))
+    late = replace(trading, rules=replace(trading.rules, send_timeout_s=0.0))
+    await run_cycle(late, market.now)
+    assert await states(trading) == [OrderState.EXPIRED]
+    assert await broker_orders(trading) == 0

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import select, text
 
+from backend.brokers import base
 from backend.domain import ledger
 from backend.domain.decide import TradeStatus
 from backend.domain.gate import GateLimits
@@ -199,7 +200,7 @@ async def test_a_process_that_stalled_after_its_commit_does_not_send(desk, make_
 
     async def slowly(*args):
         admission = await admit(*args)
-        monkeypatch.setattr(send_service, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 2.1))
+        monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 2.1))
         return admission
 
     monkeypatch.setattr(send_service, "_admit", slowly)

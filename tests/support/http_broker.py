@@ -104,6 +104,7 @@ class HttpBroker:
             "limit_price": str(order.limit_price),
             "tag": order.tag,
         }
+        order.require_time()
         reply = await self._write("POST", f"{self._url}/accounts/{account_id}/orders", ticket)
         try:
             return Placed.model_validate_json(reply.content).order_id
