@@ -31,12 +31,29 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'sauda_app') THEN
         CREATE ROLE sauda_app NOLOGIN;
     END IF;
-EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+EXCEPTION
+    WHEN duplicate_object OR unique_violation THEN NULL;
+    WHEN insufficient_privilege THEN
+        RAISE EXCEPTION 'the user % may not create roles', CURRENT_USER USING HINT = format(
+            'Let an administrator of the server run: CREATE ROLE sauda_app NOLOGIN; GRANT sauda_app TO %I; '
+            'then migrate again.', CURRENT_USER);
+END $$
+"""
+# Who may not grant the role has been granted it by whoever made it, or cannot go on.
+MEMBERSHIP = """
+DO $$
+BEGIN
+    GRANT sauda_app TO CURRENT_USER;
+EXCEPTION WHEN insufficient_privilege THEN
+    IF NOT pg_has_role('sauda_app', 'MEMBER') THEN
+        RAISE EXCEPTION 'the user % does not have the role sauda_app', CURRENT_USER USING HINT = format(
+            'Let an administrator of the server run: GRANT sauda_app TO %I; then migrate again.', CURRENT_USER);
+    END IF;
 END $$
 """
 APPEND_ONLY = "ledger_entries, fills, order_events, paper_entries, paper_trades"
 GRANTS = (
-    "GRANT sauda_app TO CURRENT_USER",
+    MEMBERSHIP,
     "GRANT USAGE ON SCHEMA public TO sauda_app",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO sauda_app",
     "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO sauda_app",
