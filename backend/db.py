@@ -11,6 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 Sessions = async_sessionmaker[AsyncSession]
 
+CONNECT_TIMEOUT_S = 2
+"""A server that is starting up may leave a connection unanswered: better to try again soon than to wait for it."""
+
 
 def _dumps(value: Any) -> str:
     return orjson.dumps(value, default=str).decode()
@@ -35,7 +38,7 @@ def create_engine(database_url: str, *, pool_size: int = 10, owner: bool = False
         json_serializer=_dumps,
         json_deserializer=orjson.loads,
         connect_args={
-            "timeout": 5,
+            "timeout": CONNECT_TIMEOUT_S,
             "command_timeout": 30,
             "server_settings": {} if owner else {"role": APPLICATION_ROLE},
         },

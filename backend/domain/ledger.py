@@ -85,22 +85,28 @@ def used_of_reserve(reserved: Decimal, quantity: int, open_quantity: int) -> Dec
     return (reserved * quantity / open_quantity).quantize(PAISA, ROUND_DOWN)
 
 
-def buy(symbol: str, quantity: int, price: Decimal, charges: Decimal, reserve_used: Decimal) -> Journal:
+def buy(
+    symbol: str, quantity: int, price: Decimal, charges: Decimal, reserve_used: Decimal, *, held: int = 0
+) -> Journal:
     """Shares bought: paid from the order's reserve, and from cash where that does not suffice (or to it, what is over).
+
+    Args:
+        held: shares before; where that is negative, what covers it is a result and no position.
 
     Raises:
         ValueError: `quantity` is not positive.
     """
     if quantity <= 0:
         raise ValueError("a fill has at least one share")
-    value = price * quantity
+    covered = min(quantity, max(0, -held))
     lines = (
-        Line(A.POSITIONS, value, symbol, quantity),
+        Line(A.POSITIONS, price * (quantity - covered), symbol, quantity),
+        Line(A.PNL, price * covered),
         Line(A.CHARGES, charges),
         Line(A.RESERVED, -reserve_used),
-        Line(A.CASH, reserve_used - value - charges),
+        Line(A.CASH, reserve_used - price * quantity - charges),
     )
-    return Journal(K.BUY, lines)
+    return Journal(K.BUY, tuple(line for line in lines if line.account is not A.PNL or covered))
 
 
 def sell(symbol: str, quantity: int, price: Decimal, charges: Decimal, *, held: int, held_cost: Decimal) -> Journal:
@@ -124,6 +130,13 @@ def sell(symbol: str, quantity: int, price: Decimal, charges: Decimal, *, held: 
     return Journal(K.SELL, lines)
 
 
-def adopt(symbol: str, quantity: int) -> Journal:
-    """Shares that came or went outside of Sauda, at no known cost."""
-    return Journal(K.ADJUST, (Line(A.POSITIONS, Decimal(0), symbol, quantity),))
+def adopt(symbol: str, quantity: int, *, held: int = 0, held_cost: Decimal = Decimal(0)) -> Journal:
+    """Shares that came from outside, at no known cost, or left (negative): these take their average cost with them.
+
+    Args:
+        held: shares before, which cost `held_cost` rupees.
+    """
+    gone = -quantity if quantity < 0 else 0
+    cost = held_cost if gone >= held else (held_cost * gone / held).quantize(PAISA, ROUND_DOWN)
+    left = cost if gone else Decimal(0)
+    return Journal(K.ADJUST, (Line(A.POSITIONS, -left, symbol, quantity), Line(A.EXTERNAL, left)))

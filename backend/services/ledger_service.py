@@ -111,19 +111,23 @@ async def reserve(session: AsyncSession, order: Order, rupees: Decimal, at: date
 async def post_fill(session: AsyncSession, order: Order, trade: BookTrade) -> None:
     """Book one execution of an order that has just counted it: cash, charges, shares, and its part of the reserve."""
     await lock_account(session, order.account_id)
+    held, cost = await _position(session, order.account_id, order.symbol)
     if order.side is Side.BUY:
         open_before = order.quantity - order.filled_quantity + trade.quantity
         used = ledger.used_of_reserve(await reserved_for(session, order.id), trade.quantity, open_before)
-        journal = ledger.buy(order.symbol, trade.quantity, trade.price, trade.charges, used)
+        journal = ledger.buy(order.symbol, trade.quantity, trade.price, trade.charges, used, held=held)
     else:
-        position = await session.get(
-            LedgerBalance, (order.account_id, LedgerAccount.POSITIONS, order.symbol), populate_existing=True
-        )
-        held, cost = (position.quantity, position.balance) if position is not None else (0, Decimal(0))
         journal = ledger.sell(
             order.symbol, trade.quantity, trade.price, trade.charges, held=max(held, 0), held_cost=cost
         )
     await post(session, order.account_id, journal, trade.traded_at, order.id)
+
+
+async def _position(session: AsyncSession, account_id: int, symbol: str) -> tuple[int, Decimal]:
+    """(shares, their cost in rupees) of one symbol."""
+    key = (account_id, LedgerAccount.POSITIONS, symbol)
+    position = await session.get(LedgerBalance, key, populate_existing=True)
+    return (position.quantity, position.balance) if position is not None else (0, Decimal(0))
 
 
 async def release_rest(session: AsyncSession, order: Order, at: datetime) -> None:
@@ -153,6 +157,7 @@ async def align(
     for symbol in sorted(holdings.keys() | books.shares.keys()):
         difference = holdings.get(symbol, 0) - books.shares.get(symbol, 0)
         if difference:
-            await post(session, account_id, ledger.adopt(symbol, difference), at)
+            held, cost = await _position(session, account_id, symbol)
+            await post(session, account_id, ledger.adopt(symbol, difference, held=held, held_cost=cost), at)
             changes.append(f"{symbol} by {difference:+d} shares")
     return changes

@@ -84,15 +84,20 @@ async def reconcile(trading: Trading, account_ids: Collection[int] | None = None
 
 
 async def look_up(trading: Trading) -> ReconcileReport | None:
-    """One pass over the accounts with a send that was not answered in time; None where there is none."""
+    """One pass over accounts with a send that was not answered in time, or with orders whose sender fell silent.
+
+    None where there is none.
+    """
     async with trading.sessions() as session:
         age = func.extract("epoch", func.clock_timestamp() - Order.submitted_at)
-        silent = await session.scalars(
+        unanswered = (Order.state == OrderState.SUBMITTED) & (age >= trading.rules.lookup.from_s)
+        waiting = await session.scalars(
             select(Order.account_id)
-            .where(Order.state == OrderState.SUBMITTED, age >= trading.rules.lookup.from_s)
+            .outerjoin(CycleShard, _OF_SHARD)
+            .where(or_(unanswered, (Order.state == OrderState.PENDING) & _lapsed()))
             .distinct()
         )
-        accounts = silent.all()
+        accounts = waiting.all()
     return await reconcile(trading, accounts) if accounts else None
 
 
@@ -323,19 +328,25 @@ async def cancel_entries(trading: Trading, trade_ids: Collection[int], why: str,
             await ask_cancel(trading.brokers[row.broker], row.account_id, row.broker_order_id)
 
 
+_OF_SHARD = (CycleShard.cycle_id == Order.cycle_id) & (CycleShard.shard == Order.shard)
+
+
+def _lapsed() -> ColumnElement[bool]:
+    """Whether nobody works on a shard any more."""
+    return CycleShard.done | (CycleShard.claimed_until < func.clock_timestamp())
+
+
 async def _abandon_unsent(trading: Trading, market_now: datetime) -> int:
     """Drop orders that were recorded and never sent, after taking the right to send from their shard's last holder.
 
     The shard is locked before its orders, as a sender does it: two orders of locking would be a deadlock.
     """
     async with trading.sessions.begin() as session:
-        of_shard = (CycleShard.cycle_id == Order.cycle_id) & (CycleShard.shard == Order.shard)
-        lapsed = CycleShard.done | (CycleShard.claimed_until < func.clock_timestamp())
         shards = (
             await session.execute(
                 select(CycleShard.cycle_id, CycleShard.shard)
-                .join(Order, of_shard)
-                .where(Order.state == OrderState.PENDING, lapsed)
+                .join(Order, _OF_SHARD)
+                .where(Order.state == OrderState.PENDING, _lapsed())
                 .distinct()
                 .order_by(CycleShard.cycle_id, CycleShard.shard)
             )

@@ -295,3 +295,26 @@ def test_all_720_orders_of_six_events_end_alike(messages, state, shares, cash) -
             order
         )
         assert (life.books.sum_of(A.CASH), life.books.sum_of(A.RESERVED)) == (cash, 0), order
+
+
+def amounts(journal: ledger.Journal) -> dict[LedgerAccount, Decimal]:
+    return {line.account: line.amount for line in journal.lines}
+
+
+def test_shares_that_left_take_their_cost_with_them() -> None:
+    part = amounts(ledger.adopt("TCS", -4, held=10, held_cost=Decimal(1000)))
+    assert part == {LedgerAccount.POSITIONS: -400, LedgerAccount.EXTERNAL: 400}
+    gone = amounts(ledger.adopt("TCS", -10, held=10, held_cost=Decimal(1000)))
+    assert gone == {LedgerAccount.POSITIONS: -1000, LedgerAccount.EXTERNAL: 1000}
+    assert amounts(ledger.adopt("TCS", 5)) == {LedgerAccount.POSITIONS: 0, LedgerAccount.EXTERNAL: 0}
+
+
+def test_buying_back_what_was_oversold_leaves_no_cost_in_the_position() -> None:
+    covering = amounts(ledger.buy("TCS", 10, Decimal(100), Decimal(1), Decimal(0), held=-4))
+    assert covering == {
+        LedgerAccount.POSITIONS: 600,
+        LedgerAccount.PNL: 400,
+        LedgerAccount.CHARGES: 1,
+        LedgerAccount.RESERVED: 0,
+        LedgerAccount.CASH: -1001,
+    }
