@@ -1,5 +1,6 @@
 """Orders a user makes by hand through Sauda: checked, recorded and sent as the engine's own are."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -64,7 +65,8 @@ async def place_manual(trading: Trading, user_id: int, key: str, wanted: ManualO
     recorded = await _record(trading, account, client_id, approved, await _worth(funds.snapshot, quotes), now)
     if recorded is not None:
         sending = Sending(recorded, None, trading.brokers[account.broker], now)
-        await send_one(trading, sending, quotes, time.monotonic() + trading.rules.entry_send_s_max)
+        until = time.monotonic() + trading.rules.entry_send_s_max
+        await send_one(trading, sending, quotes, until, asyncio.Semaphore(1))
         await reconcile(trading, [account.id])
     order = await _order_named(trading, client_id)
     if order is None:

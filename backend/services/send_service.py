@@ -30,6 +30,9 @@ log = structlog.get_logger()
 
 QUOTES_KEPT_S = 2.0
 RATE_WAIT_S = 0.25
+HALT_UNSEEN_S_MAX = 0.9
+"""A halt that is committed while the gate looks at what stands may be missed by that look: the order is on its way
+within this time of it, or never. So nothing leaves later than a second after a halt."""
 
 
 class Admission(Enum):
@@ -101,9 +104,8 @@ async def send(trading: Trading, claim: ShardClaim, recorded: Sequence[Recorded]
     at_once = asyncio.Semaphore(trading.rules.sends_at_once_max)
 
     async def one(order: Recorded) -> None:
-        async with at_once:
-            sending = Sending(order, claim, trading.brokers[brokers[order.account_id]], market_now)
-            await send_one(trading, sending, quotes, until)
+        sending = Sending(order, claim, trading.brokers[brokers[order.account_id]], market_now)
+        await send_one(trading, sending, quotes, until, at_once)
 
     failures: list[BaseException] = []
     for intent in (Intent.EXIT, Intent.ENTRY):
@@ -118,57 +120,66 @@ async def send(trading: Trading, claim: ShardClaim, recorded: Sequence[Recorded]
             raise failure
 
 
-async def send_one(trading: Trading, sending: Sending, quotes: FreshQuotes, until: float) -> None:
+async def send_one(
+    trading: Trading, sending: Sending, quotes: FreshQuotes, until: float, at_once: asyncio.Semaphore
+) -> None:
     """Admit one order, commit SUBMITTED, and hand it to the broker; a busy second is waited for until `until`.
 
     Args:
         until: an instant of the monotonic clock.
+        at_once: held during each attempt and not while waiting: an account's busy second is nobody else's.
 
     Raises:
         FencedError: a newer claim on the shard exists; nothing was written or sent.
     """
     while True:
-        if sending.recorded.approved.order.intent is Intent.ENTRY and time.monotonic() > until:
-            log.warning("entry_too_late", order=sending.recorded.order_id)
-            return
-        quote, age_s = await quotes.of(sending.recorded.approved.order.symbol)
-        began = time.monotonic()
-        admission = await _admit(trading, sending, quote, age_s)
-        if admission is Admission.SEND:
-            trading.sends.committed(sending.recorded.order_id)
-            await _hand_over(trading, sending, began)
+        async with at_once:
+            if sending.recorded.approved.order.intent is Intent.ENTRY and time.monotonic() > until:
+                log.warning("entry_too_late", order=sending.recorded.order_id)
+                return
+            quote, age_s = await quotes.of(sending.recorded.approved.order.symbol)
+            began = time.monotonic()
+            admission, looked_at = await _admit(trading, sending, quote, age_s)
+            if admission is Admission.SEND:
+                trading.sends.committed(sending.recorded.order_id)
+                send_by = min(began + trading.rules.send_timeout_s, looked_at + HALT_UNSEEN_S_MAX)
+                await _hand_over(trading, sending, send_by)
         if admission is not Admission.WAIT or time.monotonic() > until:
             return
         await asyncio.sleep(RATE_WAIT_S)
 
 
-async def _admit(trading: Trading, sending: Sending, quote: QuoteView | None, quote_age_s: float) -> Admission:
+async def _admit(
+    trading: Trading, sending: Sending, quote: QuoteView | None, quote_age_s: float
+) -> tuple[Admission, float]:
     """The gate and what it leads to, in one transaction: SUBMITTED with its money reserved, or DENIED with the reason.
 
-    Locks are taken in one order everywhere: shard, order, trade, account.
+    Locks are taken in one order everywhere: shard, order, trade, account. Returned with the monotonic instant before
+    the gate looked at what stands.
     """
     recorded = sending.recorded
     async with trading.sessions.begin() as session:
         order = await _ours_to_send(session, sending)
         if order is None:
-            return Admission.STOP
+            return Admission.STOP, time.monotonic()
         trade = select(AutoTrade.strategy).where(AutoTrade.id == order.auto_trade_id).with_for_update()
         strategy = await session.scalar(trade) if order.auto_trade_id is not None else None
         await lock_account(session, order.account_id)
+        looked_at = time.monotonic()
         facts = await gate_service.facts_of(
             session, trading.rules, order, strategy, recorded.funds_total, sending.broker
         )
         verdict = admit(recorded.approved.order, quote, quote_age_s, facts, trading.rules.gate, trading.rules.limits)
         if isinstance(verdict, Refused):
             if verdict.wait:
-                return Admission.WAIT
+                return Admission.WAIT, looked_at
             await _deny(session, order, verdict, sending.market_now)
-            return Admission.STOP
+            return Admission.STOP, looked_at
         order.submitted_at = func.clock_timestamp()
         await apply_event(session, order, OrderEventKind.SUBMITTED, "", sending.market_now)
         if needed := needed_rupees(verdict.order):
             await ledger_service.reserve(session, order, needed, sending.market_now)
-    return Admission.SEND
+    return Admission.SEND, looked_at
 
 
 async def _deny(session: AsyncSession, order: Order, refused: Refused, market_now: datetime) -> None:
@@ -181,14 +192,14 @@ async def _deny(session: AsyncSession, order: Order, refused: Refused, market_no
         await impose(session, Scope.USER, str(order.user_id), state, cause, detail)
 
 
-async def _hand_over(trading: Trading, sending: Sending, began: float) -> None:
-    """The socket, until `send_timeout_s` after `began`, the instant before the commit: who was stopped in between, by
-    whatever, must not send, as others may already count on the order's absence."""
+async def _hand_over(trading: Trading, sending: Sending, send_by: float) -> None:
+    """The socket, until `send_by` of the monotonic clock: who was stopped after the commit, by whatever, must not send,
+    as others may already count on the order's absence."""
     recorded, market_now = sending.recorded, sending.market_now
     if not trading.sends.take(recorded.order_id):
         await _halt_for_excess(trading, recorded)
         return
-    request = _request(recorded, began + trading.rules.send_timeout_s)
+    request = _request(recorded, send_by)
     try:
         request.require_time()
         async with asyncio.timeout(trading.rules.send_timeout_s):
@@ -197,9 +208,11 @@ async def _hand_over(trading: Trading, sending: Sending, began: float) -> None:
         await _answer(trading, recorded.order_id, OrderEventKind.ABANDONED, late.detail, None, market_now)
     except OrderRejectedError as refusal:
         await _answer(trading, recorded.order_id, OrderEventKind.REJECTED, refusal.detail, None, market_now)
-    except (TimeoutError, SaudaError) as silence:
-        # Nobody knows whether the order exists: it stays SUBMITTED until the broker's book tells.
-        log.warning("send_outcome_unknown", order=recorded.order_id, error=repr(silence))
+    except Exception as silence:
+        # Nobody knows whether the order exists: it stays SUBMITTED until the broker's book tells. What an adapter did
+        # not foresee is no more proof than a timeout, and no other order's trouble.
+        foreseen = isinstance(silence, TimeoutError | SaudaError)
+        log.warning("send_outcome_unknown", order=recorded.order_id, error=repr(silence), exc_info=not foreseen)
     else:
         detail = f"accepted as {broker_order_id}"
         await _answer(trading, recorded.order_id, OrderEventKind.ACCEPTED, detail, broker_order_id, market_now)

@@ -3,16 +3,19 @@
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import func, select, text
 
+from backend.brokers import base
 from backend.brokers.base import OrderRejectedError, OrderRequest
 from backend.domain.decide import TradeStatus
 from backend.domain.orders import OrderState
 from backend.domain.reasons import Reason
 from backend.domain.risk import Approved, OrderIntent
 from backend.models import AutoTrade, DailyUsage, Order, OrderEvent, OutboxMessage, PaperOrder
+from backend.services import gate_service
 from backend.services.auto_trading_service import decide_all, rank_modes, run_cycle
 from backend.services.context import Trading
 from backend.services.cycle_service import FencedError, claim_shard, fence, hold, open_cycle
@@ -339,5 +342,40 @@ async def test_the_time_to_send_begins_before_the_commit(trading, market, make_u
     await make_user(symbols=("INFY",))
     late = replace(trading, rules=replace(trading.rules, send_timeout_s=0.0))
     await run_cycle(late, market.now)
+    assert await states(trading) == [OrderState.EXPIRED]
+    assert await broker_orders(trading) == 0
+
+
+async def test_what_an_adapter_did_not_foresee_is_an_unknown_outcome_and_nobody_elses_trouble(
+    trading, market, make_user
+):
+    await make_user("asha", symbols=("INFY",))
+    await make_user("ravi", symbols=("INFY",))
+    broken: list[int] = []
+
+    async def breaks_once(real, account_id, order):
+        if not broken:
+            broken.append(account_id)
+            raise KeyError("order_id")
+        return await real.place(account_id, order)
+
+    await run_cycle(with_fault(trading, breaks_once), market.now)
+    assert sorted(await states(trading)) == [OrderState.FILLED, OrderState.SUBMITTED]
+
+
+async def test_a_halt_missed_by_a_slow_look_is_never_a_second_old_at_the_socket(
+    trading, market, make_user, monkeypatch
+):
+    await make_user(symbols=("INFY",))
+    look = gate_service.facts_of
+
+    async def slowly(*args):
+        facts = await look(*args)
+        # The statement after the look took 0.91 s: well within the send's own two seconds.
+        monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 0.91))
+        return facts
+
+    monkeypatch.setattr(gate_service, "facts_of", slowly)
+    await run_cycle(trading, market.now)
     assert await states(trading) == [OrderState.EXPIRED]
     assert await broker_orders(trading) == 0

@@ -1,5 +1,6 @@
 """Between the record and the socket: what changes there is seen by the gate, and what it refuses does not go out."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -163,7 +164,7 @@ async def test_a_quote_that_cannot_be_renewed_grows_too_old(desk, make_user, mon
     desk.market.quotes_down = True
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + 5.5)
     monkeypatch.setattr(send_service, "time", later)
-    await send_service.send_one(desk.trading, sending, quotes, later.monotonic() + 1)
+    await send_service.send_one(desk.trading, sending, quotes, later.monotonic() + 1, asyncio.Semaphore(1))
     (order,) = await desk.orders()
     assert (order.denied_reason, await desk.arrivals()) == (R.QUOTE_STALE, 0)
 
@@ -175,7 +176,7 @@ async def test_one_commit_is_good_for_one_hand_over(desk, make_user) -> None:
     sending = await desk.recorded(user_id)
     (order,) = await desk.send(sending)
     assert (order.state, await desk.arrivals()) == (OrderState.ACCEPTED, 1)
-    await send_service._hand_over(desk.trading, sending, time.monotonic())
+    await send_service._hand_over(desk.trading, sending, time.monotonic() + 2)
     assert await desk.arrivals() == 1
     async with desk.trading.sessions() as session:
         (halt,) = (await session.scalars(select(TradingStatePeriod))).all()

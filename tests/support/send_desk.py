@@ -109,7 +109,8 @@ class SendDesk:
         """Send recorded orders, all at once; what each came to."""
         quotes = FreshQuotes(self.trading, [sending.recorded.approved.order.symbol for sending in sendings])
         until = time.monotonic() + within_s
-        await asyncio.gather(*(send_one(self.trading, sending, quotes, until) for sending in sendings))
+        at_once = asyncio.Semaphore(self.trading.rules.sends_at_once_max)
+        await asyncio.gather(*(send_one(self.trading, sending, quotes, until, at_once) for sending in sendings))
         return await self.orders([sending.recorded.order_id for sending in sendings])
 
     async def send_new(self, user_id: int, symbol: str = "INFY", **wanted: Any) -> Order:
