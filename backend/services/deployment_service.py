@@ -15,7 +15,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.db import Sessions
+from backend.db import APPLICATION_ROLE, Sessions
 from backend.domain.trading_states import Cause, Scope, TradingState
 from backend.errors import ConflictError
 from backend.models import Deployment, Order
@@ -78,11 +78,12 @@ async def begin(sessions: Sessions, environment: Environment, folder: Path) -> s
         Why trading was halted; None where all is as it was.
 
     Raises:
-        ConflictError: the database belongs to another environment.
+        ConflictError: the database belongs to another environment, or the connection works under another role.
     """
     await claim_environment(sessions, environment)
     async with sessions.begin() as session:
         row = (await session.scalars(select(Deployment).where(Deployment.id == THE_ROW).with_for_update())).one()
+        await _require_role(session)
         present = await _fingerprint(session) or Fingerprint(row.cluster, row.timeline)
         newest = await _newest_order(session)
         why = restored(row, present, read_witness(folder), newest)
@@ -147,6 +148,17 @@ def _write_witness(folder: Path, witness: Witness) -> None:
         temporary.replace(folder / WITNESS)
     except OSError as error:
         log.warning("witness_unwritable", folder=str(folder), error=repr(error))
+
+
+async def _require_role(session: AsyncSession) -> None:
+    """A pooler that drops the connection's settings would let the books be changed without anybody noticing."""
+    role = await session.scalar(text("SELECT current_user"))
+    if role != APPLICATION_ROLE:
+        raise ConflictError(
+            f"the database's connections work under {role} and not under {APPLICATION_ROLE}: "
+            "connect without a pooler, or with one that passes the setting `role` on",
+            code="wrong_database_role",
+        )
 
 
 async def _newest_order(session: AsyncSession) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from backend.db import create_sessions
 from backend.domain.trading_states import Cause, TradingState
 from backend.errors import ConflictError
 from backend.services.auto_trading_service import run_cycle
@@ -90,3 +91,10 @@ async def test_a_broken_witness_costs_nothing(sessions, tmp_path, content) -> No
     (tmp_path / WITNESS).write_text(content)
     assert await begin(sessions, SIMULATED, tmp_path) is None
     assert read_witness(tmp_path).starts == 1
+
+
+async def test_connections_under_another_role_are_refused(owner, sessions, tmp_path) -> None:
+    """As behind a pooler that drops the setting: the books' protection would be off."""
+    await begin(sessions, SIMULATED, tmp_path)
+    with pytest.raises(ConflictError, match="not under sauda_app"):
+        await begin(create_sessions(owner), SIMULATED, tmp_path)
