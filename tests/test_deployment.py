@@ -206,7 +206,7 @@ def test_our_containers_can_write_nothing_but_their_data() -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert not {"user", "privileged", "cap_add", "network_mode"} & service.keys(), name
-        expected = ["data:/data"] if name in {"data_service", "train", "ml_service"} else []
+        expected = {"gateway": ["trading:/data"], "trader": ["trading:/data"], "migrate": []}.get(name, ["data:/data"])
         assert service.get("volumes", []) == expected, name
 
 
