@@ -346,11 +346,13 @@ def upgrade() -> None:
         ),
     )
     op.add_column("orders", sa.Column("lookups", sa.Integer(), server_default=sa.text("0"), nullable=False))
+    op.add_column("orders", sa.Column("missing_since", sa.DateTime(timezone=True), nullable=True))
     op.alter_column("orders", "auto_trade_id", existing_type=sa.BIGINT(), nullable=True)
     op.alter_column("orders", "cycle_id", existing_type=sa.BIGINT(), nullable=True)
     op.alter_column("orders", "shard", existing_type=sa.INTEGER(), nullable=True)
     op.alter_column("orders", "limit_price", existing_type=sa.NUMERIC(precision=18, scale=4), nullable=True)
     op.create_index("ix_orders_account_id_submitted_at", "orders", ["account_id", "submitted_at"], unique=False)
+    op.create_index("ix_orders_account_id_broker_order_id", "orders", ["account_id", "broker_order_id"], unique=False)
     op.create_index("ix_orders_user_id_id", "orders", ["user_id", "id"], unique=False)
     op.create_foreign_key(
         op.f("fk_orders_account_id_user_id"), "orders", "broker_accounts", ["account_id", "user_id"], ["id", "user_id"]
@@ -389,11 +391,13 @@ def downgrade() -> None:
     op.drop_column("plans", "live")
     op.drop_constraint(op.f("fk_orders_account_id_user_id"), "orders", type_="foreignkey")
     op.drop_index("ix_orders_user_id_id", table_name="orders")
+    op.drop_index("ix_orders_account_id_broker_order_id", table_name="orders")
     op.drop_index("ix_orders_account_id_submitted_at", table_name="orders")
     op.alter_column("orders", "limit_price", existing_type=sa.NUMERIC(precision=18, scale=4), nullable=False)
     op.alter_column("orders", "shard", existing_type=sa.INTEGER(), nullable=False)
     op.alter_column("orders", "cycle_id", existing_type=sa.BIGINT(), nullable=False)
     op.alter_column("orders", "auto_trade_id", existing_type=sa.BIGINT(), nullable=False)
+    op.drop_column("orders", "missing_since")
     op.drop_column("orders", "lookups")
     op.drop_column("orders", "denied_reason")
     op.drop_column("orders", "origin")

@@ -30,8 +30,8 @@ class OrderState(StrEnum):
 
 
 class OrderEventKind(StrEnum):
-    """What can happen to an order. LOST: the outcome of a send stayed unknown. ABANDONED: proven never sent.
-    DENIED: the gate before the socket refused it.
+    """What can happen to an order. LOST: the outcome of a send stayed unknown, or an order that stood in the broker's
+    book is gone from it. ABANDONED: proven never sent. DENIED: the gate before the socket refused it.
     """
 
     SUBMITTED = "submitted"
@@ -77,6 +77,10 @@ TRANSITIONS: dict[tuple[OrderState, OrderEventKind], OrderState] = {
     (S.PARTIALLY_FILLED, E.CANCEL_REQUESTED): S.CANCEL_PENDING,
     (S.PARTIALLY_FILLED, E.CANCELLED): S.CANCELLED,
     (S.PARTIALLY_FILLED, E.EXPIRED): S.EXPIRED,
+    # An order that stood in the broker's book and is gone from it: a book of one day only, or a defect there.
+    (S.ACCEPTED, E.LOST): S.UNKNOWN,
+    (S.PARTIALLY_FILLED, E.LOST): S.UNKNOWN,
+    (S.CANCEL_PENDING, E.LOST): S.UNKNOWN,
     # A cancel races with fills at the exchange: the fill wins, a partial one leaves the cancel under way.
     (S.CANCEL_PENDING, E.PARTIALLY_FILLED): S.CANCEL_PENDING,
     (S.CANCEL_PENDING, E.FILLED): S.FILLED,
@@ -88,6 +92,11 @@ TRANSITIONS: dict[tuple[OrderState, OrderEventKind], OrderState] = {
     (S.CANCELLED, E.FILLED): S.FILLED,
     (S.EXPIRED, E.PARTIALLY_FILLED): S.EXPIRED,
     (S.EXPIRED, E.FILLED): S.FILLED,
+    # A refusal that came after trades, whose executions are listed late: the shares are real and belong to their trade.
+    # The plan's entry was given back on the broker's own word and need not be claimed again: a claim that failed now
+    # could not undo them.
+    (S.REJECTED, E.PARTIALLY_FILLED): S.REJECTED,
+    (S.REJECTED, E.FILLED): S.FILLED,
     # Evidence from the broker's book, or a person, settles what was unknown.
     **{(S.UNKNOWN, event): state for event, state in _AT_BROKER.items()},
     (S.UNKNOWN, E.ABANDONED): S.EXPIRED,

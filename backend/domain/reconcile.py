@@ -12,16 +12,21 @@ from backend.domain.orders import OrderEventKind, OrderState, Progress
 
 @dataclass(frozen=True, slots=True)
 class LookupRules:
-    """When an order whose send was not answered is looked up in the broker's book, in real seconds since the send,
-    and after how many complete reports without it its outcome is UNKNOWN."""
+    """When a complete report without an order counts as a look-up, in real seconds, and after how many in a row its
+    outcome is UNKNOWN."""
 
     from_s: float = 5.0
     every_s: float = 2.0
     count_max: int = 5
 
     def is_due(self, age_s: float, lookups: int) -> bool:
-        """Whether a report read at `age_s` counts as the next look-up."""
+        """Whether a report read `age_s` after a send that was not answered counts as the next look-up."""
         return age_s >= self.from_s + lookups * self.every_s
+
+    def is_due_again(self, missing_s: float | None, lookups: int) -> bool:
+        """The same for an order that has stood in the book: `missing_s` is counted from the first report without it,
+        None where this is the first."""
+        return missing_s is None or missing_s >= lookups * self.every_s
 
 
 class BookStatus(StrEnum):
@@ -66,7 +71,8 @@ class BookOrder:
 @dataclass(frozen=True, slots=True)
 class KnownOrder:
     """One order as Sauda knows it. `age_s` is real seconds since it was submitted, `lookups` the complete reports
-    since then that counted and did not show it, this one included."""
+    that counted and did not show it, this one included, since it was sent or last showed. `has_broker_id`: its broker
+    has once given it a number."""
 
     state: OrderState
     quantity: int
@@ -75,6 +81,7 @@ class KnownOrder:
     filled_quantity: int
     age_s: float
     lookups: int = 0
+    has_broker_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,9 @@ _ENDED = {
     OrderState.EXPIRED,
 }
 
+IN_BOOK_STATES = frozenset({OrderState.ACCEPTED, OrderState.PARTIALLY_FILLED, OrderState.CANCEL_PENDING})
+"""States of an order that stood in the broker's book, alive, when last heard of."""
+
 
 def settle(
     order: KnownOrder,
@@ -119,7 +129,8 @@ def settle(
     Args:
         shown: the book's orders that carry the order's tag; a complete report, never a failed one.
         absence_is_proof_after_s: seconds after which this broker's silence proves that the order never arrived;
-            None for a broker whose book may be late, where silence makes the order UNKNOWN.
+            None for a broker whose book may be late, where silence makes the order UNKNOWN. An order that the
+            broker once knew did arrive: its absence makes it UNKNOWN at every broker.
         lookups_max: reports without the order after which it is.
     """
     if not shown:
@@ -131,7 +142,9 @@ def settle(
     new = {trade.trade_id: trade for trade in book.trades if trade.trade_id not in order.known_trade_ids}
     ended = order.state in _ENDED
     if order.state in {OrderState.SUBMITTED, OrderState.UNKNOWN} and book.status is not BookStatus.REJECTED:
-        steps.append(Step(OrderEventKind.ACCEPTED, f"in the broker's book as {book.broker_order_id}"))
+        # One that had traded before it was lost is partly filled again, not merely accepted.
+        found = Progress(filled, order.quantity).fill_event() if filled else OrderEventKind.ACCEPTED
+        steps.append(Step(found, f"in the broker's book as {book.broker_order_id}"))
     for trade in new.values():
         filled += trade.quantity
         steps.append(Step(Progress(filled, order.quantity).fill_event(), f"trade {trade.trade_id}", trade))
@@ -144,10 +157,11 @@ def settle(
 
 
 def _absent(order: KnownOrder, absence_is_proof_after_s: float | None, lookups_max: int) -> tuple[Step, ...]:
-    if order.state not in {OrderState.SUBMITTED, OrderState.UNKNOWN}:
-        return ()
-    if absence_is_proof_after_s is not None and order.age_s >= absence_is_proof_after_s:
+    existed = order.state in IN_BOOK_STATES or order.has_broker_id
+    proof = absence_is_proof_after_s is not None and order.age_s >= absence_is_proof_after_s
+    if order.state in {OrderState.SUBMITTED, OrderState.UNKNOWN} and proof and not existed:
         return (Step(OrderEventKind.ABANDONED, "absent from the broker's book: it never arrived"),)
-    if order.state is OrderState.SUBMITTED and order.lookups >= lookups_max:
-        return (Step(OrderEventKind.LOST, "the broker's book has not shown it; the symbol is blocked until it does"),)
+    if order.state in {OrderState.SUBMITTED, *IN_BOOK_STATES} and (order.lookups >= lookups_max or (existed and proof)):
+        what = "shows it no more" if existed else "has not shown it"
+        return (Step(OrderEventKind.LOST, f"the broker's book {what}; the symbol is blocked until it does"),)
     return ()

@@ -36,7 +36,8 @@ class Order(Base):
     """One broker order. Recorded before it is sent; `client_order_id` is the tag the broker sees.
 
     Trade, cycle and shard are the engine's; an external sell of an auto-trade's shares has its trade, too. `lookups`
-    counts the complete reports in which the order did not show since its send.
+    counts the complete reports in which the order did not show since its send, or since it last showed; `missing_since`
+    is the first of them for an order that has stood in the book.
     """
 
     __tablename__ = "orders"
@@ -64,6 +65,7 @@ class Order(Base):
     status_message: Mapped[str | None] = mapped_column(String(300))
     denied_reason: Mapped[Reason | None] = mapped_column(enum_type(Reason, grows=True))
     lookups: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
+    missing_since: Mapped[datetime | None]
     environment: Mapped[str] = mapped_column(String(12))
     decided_at: Mapped[datetime]
     submitted_at: Mapped[datetime | None]
@@ -86,6 +88,7 @@ class Order(Base):
         ),
         Index("ix_orders_submitted_at", "submitted_at"),
         Index("ix_orders_account_id_submitted_at", "account_id", "submitted_at"),
+        Index("ix_orders_account_id_broker_order_id", "account_id", "broker_order_id"),
         Index("ix_orders_user_id_id", "user_id", "id"),
         Index(
             "ix_orders_live",

@@ -104,7 +104,8 @@ async def resolve_unknown(
 ) -> Order:
     """Settle an order on the word of a person who has asked the broker. Joins the transaction.
 
-    The broker's book is still read for a day, and a fill it shows counts all the same.
+    For a day from its send the order is still looked for in the broker's book, and a fill it shows counts all the same.
+    What an older one traded, only the account's cash and shares tell, as positions are compared.
 
     Raises:
         NotFoundError: no such order.

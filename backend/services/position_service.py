@@ -33,9 +33,10 @@ from backend.models import (
     OutboxMessage,
 )
 from backend.services import ledger_service
+from backend.services.broker_books import BOOK_TIMEOUT_S
 from backend.services.context import Trading
 from backend.services.order_service import update_trade
-from backend.services.reconcile_service import BOOK_TIMEOUT_S, reconcile
+from backend.services.reconcile_service import reconcile
 from backend.services.trading_state_service import impose
 
 log = structlog.get_logger()

@@ -11,13 +11,14 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.brokers.base import Broker, BrokerError
+from backend.brokers.base import Broker
 from backend.db import is_about_data
 from backend.domain.orders import LIVE_STATES, Intent, OrderEventKind, OrderState
-from backend.domain.reconcile import BookOrder, BookStatus, KnownOrder, settle
+from backend.domain.reconcile import IN_BOOK_STATES, BookOrder, BookStatus, KnownOrder, LookupRules, settle
 from backend.domain.trading_states import Cause, Effective, Scope, TradingState, permits
 from backend.errors import SaudaError
 from backend.models import AutoTrade, BrokerAccount, CycleShard, Fill, Order, OrderOrigin
+from backend.services.broker_books import Shown, read_books
 from backend.services.context import Trading
 from backend.services.cycle_service import fence
 from backend.services.order_service import apply_event, lock_order
@@ -28,9 +29,10 @@ log = structlog.get_logger()
 _AT_BROKER = LIVE_STATES - {OrderState.PENDING}
 _RESTING = frozenset({OrderState.ACCEPTED, OrderState.PARTIALLY_FILLED})
 # Ended without all of its shares: a late fill, or an order thought dead that lives, still shows in the book.
-_ENDED_SHORT = frozenset({OrderState.CANCELLED, OrderState.EXPIRED})
+_ENDED_SHORT = frozenset({OrderState.CANCELLED, OrderState.EXPIRED, OrderState.REJECTED})
 LATE_FILL_WATCH = timedelta(days=1)
-BOOK_TIMEOUT_S = 15.0
+"""How long after its send such an order is still looked for: as long in real time as in the market's, whichever is
+over first, as a fast market has many days in one."""
 CANCEL_TIMEOUT_S = 5.0
 CANCELS_AT_ONCE_MAX = 8
 
@@ -49,11 +51,13 @@ class ReconcileReport:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """One order that may still move, and what is known of it; its age is as of an instant before the book was read."""
+    """One order that may still move, and what is known of it; its age, and the real seconds for which it has been
+    missing, are as of an instant before the book was read."""
 
     order: Order
     known: KnownOrder
     strategy: str | None
+    missing_s: float | None
 
 
 async def reconcile(trading: Trading, account_ids: Collection[int] | None = None) -> ReconcileReport:
@@ -64,7 +68,7 @@ async def reconcile(trading: Trading, account_ids: Collection[int] | None = None
     """
     market_now = await trading.clock()
     report = ReconcileReport(abandoned=await _abandon_unsent(trading, market_now))
-    watched = await _watched(trading, account_ids)
+    watched = await _watched(trading, account_ids, market_now)
     for broker_name, orders in watched.items():
         report.orders += len(orders)
         broker = trading.brokers.get(broker_name)
@@ -101,17 +105,25 @@ async def look_up(trading: Trading) -> ReconcileReport | None:
     return await reconcile(trading, accounts) if accounts else None
 
 
-async def _watched(trading: Trading, account_ids: Collection[int] | None) -> Mapping[str, list[Watched]]:
+async def _watched(
+    trading: Trading, account_ids: Collection[int] | None, market_now: datetime
+) -> Mapping[str, list[Watched]]:
     """Orders by broker. Ages are taken now, before any book is read: absence then proves what it should."""
     async with trading.sessions() as session:
         short = (
             Order.state.in_(_ENDED_SHORT)
             & (Order.filled_quantity < Order.quantity)
             & (Order.submitted_at > func.clock_timestamp() - LATE_FILL_WATCH)
+            & (Order.decided_at > market_now - LATE_FILL_WATCH)
+            # One refused at the send has no number at the broker; should it stand in the book after all, comparing
+            # positions adopts it and halts its user.
+            & or_(Order.state != OrderState.REJECTED, Order.broker_order_id.is_not(None))
         )
-        age = func.extract("epoch", func.clock_timestamp() - Order.submitted_at)
+        age, missing = (
+            func.extract("epoch", func.clock_timestamp() - since) for since in (Order.submitted_at, Order.missing_since)
+        )
         query = (
-            select(BrokerAccount.broker, Order, age, AutoTrade.strategy)
+            select(BrokerAccount.broker, Order, age, AutoTrade.strategy, missing)
             .join(Order, Order.account_id == BrokerAccount.id)
             .outerjoin(AutoTrade, AutoTrade.id == Order.auto_trade_id)
             .where(or_(Order.state.in_(_AT_BROKER), short))
@@ -122,8 +134,10 @@ async def _watched(trading: Trading, account_ids: Collection[int] | None) -> Map
         rows = (await session.execute(query)).all()
         known = await _known_trades(session, [row.Order.id for row in rows])
     by_broker: dict[str, list[Watched]] = defaultdict(list)
-    for broker, order, age_s, strategy in rows:
-        by_broker[broker].append(Watched(order, _known(order, known[order.id], float(age_s or 0)), strategy))
+    for broker, order, age_s, strategy, missing_s in rows:
+        of_order = _known(order, known[order.id], float(age_s or 0))
+        missing = None if missing_s is None else float(missing_s)
+        by_broker[broker].append(Watched(order, of_order, strategy, missing))
     return by_broker
 
 
@@ -137,25 +151,21 @@ async def _known_trades(session: AsyncSession, order_ids: list[int]) -> Mapping[
 
 def _known(order: Order, trade_ids: frozenset[str], age_s: float) -> KnownOrder:
     return KnownOrder(
-        order.state, order.quantity, order.client_order_id, trade_ids, order.filled_quantity, age_s, order.lookups
+        order.state,
+        order.quantity,
+        order.client_order_id,
+        trade_ids,
+        order.filled_quantity,
+        age_s,
+        order.lookups,
+        order.broker_order_id is not None,
     )
 
 
 async def _reconcile_broker(
     trading: Trading, broker: Broker, watched: Sequence[Watched], market_now: datetime, report: ReconcileReport
 ) -> None:
-    accounts = sorted({w.order.account_id for w in watched})
-    # A day's margin: the book is asked from before the oldest decision that may still move.
-    since = min(w.order.decided_at for w in watched) - timedelta(days=1)
-    ours = all(w.order.origin is not OrderOrigin.EXTERNAL for w in watched)
-    try:
-        async with asyncio.timeout(BOOK_TIMEOUT_S):
-            books = await broker.books(accounts, since, [w.order.client_order_id for w in watched] if ours else None)
-    except (SaudaError, TimeoutError) as silence:
-        log.warning("book_unreadable", broker=broker.name, error=repr(silence))
-        report.failed_accounts |= set(accounts)
-        return
-    found = Shown(books)
+    found = Shown(await read_books(broker, [w.order for w in watched], market_now))
     # A failed report is not an empty one: its account's orders are left as they are.
     report.failed_accounts |= found.failed
     async with trading.sessions() as session:
@@ -191,27 +201,6 @@ async def _reconcile_broker(
             raise result
 
 
-class Shown:
-    """The books of one pass: which of their orders is which of ours, and which accounts gave no report."""
-
-    def __init__(self, books: Mapping[int, Sequence[BookOrder] | BrokerError]) -> None:
-        self.failed = {account_id for account_id, book in books.items() if isinstance(book, BrokerError)}
-        self._by_tag: dict[tuple[int, str], list[BookOrder]] = defaultdict(list)
-        self._by_id: dict[tuple[int, str], BookOrder] = {}
-        for account_id, book in books.items():
-            for entry in () if isinstance(book, BrokerError) else book:
-                self._by_tag[account_id, entry.tag].append(entry)
-                self._by_id[account_id, entry.broker_order_id] = entry
-
-    def of(self, order: Order) -> Sequence[BookOrder]:
-        """The book's orders that are this one: by our tag, the one whose id we know first; by id, if made by hand."""
-        if order.origin is OrderOrigin.EXTERNAL:
-            entry = self._by_id.get((order.account_id, order.broker_order_id or ""))
-            return () if entry is None else (entry,)
-        tagged = self._by_tag.get((order.account_id, order.client_order_id), [])
-        return sorted(tagged, key=lambda entry: entry.broker_order_id != order.broker_order_id)
-
-
 async def _halt_doubled(trading: Trading, order: Order, shown: Sequence[BookOrder]) -> None:
     """One intent, several orders at the broker: nothing more goes out for this user until a person has looked."""
     ids = [entry.broker_order_id for entry in shown]
@@ -230,14 +219,19 @@ async def _settle_order(
 ) -> bool:
     """Apply what the book says of one order, in one transaction. Returns whether anything was new."""
     rules, age_s = trading.rules.lookup, watched.known.age_s
-    sought = not shown and watched.order.state is OrderState.SUBMITTED
-    counts = sought and rules.is_due(age_s, watched.order.lookups)
-    if not counts and not settle(watched.known, shown, absence_is_proof_after_s, rules.count_max).steps:
+    counts = not shown and _counts(rules, watched)
+    back = bool(shown) and _sought(watched.order) != _NEVER_SOUGHT
+    if not (counts or back or settle(watched.known, shown, absence_is_proof_after_s, rules.count_max).steps):
         return False
     async with trading.sessions.begin() as session:
         order = await lock_order(session, watched.order.id)
-        if counts and order.state is OrderState.SUBMITTED and order.lookups == watched.order.lookups:
-            order.lookups += 1
+        if not shown and (order.state, _sought(order)) != (watched.order.state, _sought(watched.order)):
+            # A sender or another pass has heard of it since: that this report lacks it says nothing.
+            return False
+        if back:
+            order.lookups, order.missing_since = _NEVER_SOUGHT
+        if counts:
+            await _count_lookup(session, order)
         trade_ids = (await _known_trades(session, [order.id]))[order.id]
         # Once more under the lock: a sender or another pass may have been faster.
         known = _known(order, trade_ids, age_s)
@@ -248,6 +242,29 @@ async def _settle_order(
             at = step.trade.traded_at if step.trade is not None else market_now
             await apply_event(session, order, step.event, step.detail, at, step.trade)
         return bool(settlement.steps)
+
+
+_NEVER_SOUGHT = (0, None)
+
+
+def _sought(order: Order) -> tuple[int, datetime | None]:
+    return order.lookups, order.missing_since
+
+
+def _counts(rules: LookupRules, watched: Watched) -> bool:
+    """Whether a complete report without the order is its next look-up."""
+    order = watched.order
+    if order.state in IN_BOOK_STATES:
+        return rules.is_due_again(watched.missing_s, order.lookups)
+    return order.state is OrderState.SUBMITTED and rules.is_due(watched.known.age_s, order.lookups)
+
+
+async def _count_lookup(session: AsyncSession, order: Order) -> None:
+    if order.state in IN_BOOK_STATES and order.missing_since is None:
+        # What was counted before the broker answered its send says nothing of a book in which it has stood since.
+        order.missing_since = await session.scalar(select(func.clock_timestamp()))
+        order.lookups = 0
+    order.lookups += 1
 
 
 async def _cancel_what_should_not_rest(

@@ -47,6 +47,8 @@ def test_ended_orders_take_late_fills_and_nothing_else() -> None:
         (S.CANCELLED, E.FILLED): S.FILLED,
         (S.EXPIRED, E.PARTIALLY_FILLED): S.EXPIRED,
         (S.EXPIRED, E.FILLED): S.FILLED,
+        (S.REJECTED, E.PARTIALLY_FILLED): S.REJECTED,
+        (S.REJECTED, E.FILLED): S.FILLED,
     }
 
 
@@ -82,12 +84,16 @@ def test_a_full_fill_wins_its_race_with_a_cancel(arrival: tuple[str, ...]) -> No
 
 @dataclass
 class Facts:
-    """What has happened to an order of ten shares, kept as facts and without any state."""
+    """What has happened to an order of ten shares, kept as facts and without any state.
+
+    `acknowledged`, `traded` and `cancel_asked` are what is known of it since it last was lost: nothing at first.
+    """
 
     sent: bool = False
     lost: bool = False
     acknowledged: bool = False
     cancel_asked: bool = False
+    traded: bool = False
     filled: int = 0
     ending: S | None = None
 
@@ -104,17 +110,17 @@ class Facts:
         names = [
             (self.complete, S.FILLED),
             (self.ending is not None, self.ending or S.PENDING),
-            (self.cancel_asked, S.CANCEL_PENDING),
-            (self.filled > 0, S.PARTIALLY_FILLED),
-            (self.acknowledged, S.ACCEPTED),
             (self.lost, S.UNKNOWN),
+            (self.cancel_asked, S.CANCEL_PENDING),
+            (self.traded, S.PARTIALLY_FILLED),
+            (self.acknowledged, S.ACCEPTED),
             (self.sent, S.SUBMITTED),
         ]
         return next((state for holds, state in names if holds), S.PENDING)
 
     def possible(self, event: E) -> bool:
         """Whether `event` can happen in the world, as the design tells it."""
-        untouched = not (self.acknowledged or self.filled or self.cancel_asked or self.over)
+        untouched = not (self.acknowledged or self.traded or self.cancel_asked or self.over)
         at_broker = self.sent and not self.over
         match event:
             case E.SUBMITTED:
@@ -122,15 +128,15 @@ class Facts:
             case E.ACCEPTED:
                 return at_broker and untouched
             case E.PARTIALLY_FILLED | E.FILLED:
-                return at_broker or (not self.complete and self.ending in {S.CANCELLED, S.EXPIRED})
+                return at_broker or (not self.complete and self.ending in {S.CANCELLED, S.EXPIRED, S.REJECTED})
             case E.REJECTED:
-                return at_broker and (not self.filled or self.cancel_asked)
+                return at_broker and (not self.traded or self.cancel_asked)
             case E.CANCEL_REQUESTED:
                 return at_broker and not untouched and not self.cancel_asked
             case E.CANCELLED | E.EXPIRED:
                 return at_broker
             case E.LOST:
-                return at_broker and untouched and not self.lost
+                return at_broker and not self.lost
             case E.ABANDONED:
                 return untouched
             case E.DENIED:
@@ -145,8 +151,11 @@ class Facts:
             E.DENIED: S.DENIED,
         }
         self.sent |= event is E.SUBMITTED
-        self.lost |= event is E.LOST
+        if event is E.LOST:
+            self.acknowledged = self.cancel_asked = self.traded = False
+        self.lost = event is E.LOST or (self.lost and event is not E.ACCEPTED and not shares)
         self.acknowledged |= event is E.ACCEPTED
+        self.traded |= shares > 0
         self.cancel_asked |= event is E.CANCEL_REQUESTED
         self.ending = endings.get(event, self.ending)
         self.filled += shares

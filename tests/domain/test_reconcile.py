@@ -14,6 +14,7 @@ from backend.domain.market import Product, Side
 from backend.domain.orders import LIVE_STATES, OrderState, transition
 from backend.domain.orders import OrderEventKind as E
 from backend.domain.reconcile import (
+    IN_BOOK_STATES,
     BookOrder,
     BookStatus,
     BookTrade,
@@ -98,6 +99,12 @@ S, B = OrderState, BookStatus
         (known(S.CANCELLED), book(B.CANCELLED, 4), [E.PARTIALLY_FILLED], S.CANCELLED),
         (known(S.CANCELLED, (4,)), book(B.CANCELLED, 4, 6), [E.FILLED], S.FILLED),
         (known(S.EXPIRED), book(B.EXPIRED, 4, 6), [E.PARTIALLY_FILLED, E.FILLED], S.FILLED),
+        (known(S.REJECTED), book(B.REJECTED, 4), [E.PARTIALLY_FILLED], S.REJECTED),
+        (known(S.REJECTED), book(B.COMPLETE, 4, 6), [E.PARTIALLY_FILLED, E.FILLED], S.FILLED),
+        # one that had traded before it was lost
+        (known(S.UNKNOWN, (4,)), book(B.OPEN, 4), [E.PARTIALLY_FILLED], S.PARTIALLY_FILLED),
+        (known(S.UNKNOWN, (4,)), book(B.COMPLETE, 4, 6), [E.PARTIALLY_FILLED, E.FILLED], S.FILLED),
+        (known(S.UNKNOWN, (4,)), book(B.REJECTED, 4), [E.CANCELLED], S.CANCELLED),
         # a refusal after fills ended only the rest
         (known(), book(B.REJECTED, 4), [E.PARTIALLY_FILLED, E.CANCELLED], S.CANCELLED),
         (known(S.PARTIALLY_FILLED, (4,)), book(B.REJECTED, 4), [E.CANCELLED], S.CANCELLED),
@@ -139,7 +146,11 @@ def test_a_fill_and_an_ending_carry_what_the_broker_said() -> None:
         (S.UNKNOWN, 9.99, 5, 10, None),
         (S.UNKNOWN, 10, 5, 10, E.ABANDONED),
         (S.SUBMITTED, 16, 5, 20, E.LOST),
-        *((state, 86_400, 99, 10, None) for state in S if state not in {S.SUBMITTED, S.UNKNOWN}),
+        *((state, 86_400, 4, None, None) for state in IN_BOOK_STATES),
+        *((state, 13, 5, None, E.LOST) for state in IN_BOOK_STATES),
+        *((state, 9.99, 0, 10, None) for state in IN_BOOK_STATES),
+        *((state, 10, 0, 10, E.LOST) for state in IN_BOOK_STATES),
+        *((state, 86_400, 99, 10, None) for state in S if state not in {S.SUBMITTED, S.UNKNOWN, *IN_BOOK_STATES}),
     ],
 )
 def test_absence_is_judged_by_lookups_and_by_the_brokers_word(
@@ -149,6 +160,14 @@ def test_absence_is_judged_by_lookups_and_by_the_brokers_word(
     assert [step.event for step in settlement.steps] == ([] if event_kind is None else [event_kind])
     assert settlement.broker_order_id is None
     apply(known(state), settlement)
+
+
+@pytest.mark.parametrize(("state", "events"), [(S.SUBMITTED, [E.LOST]), (S.UNKNOWN, [])])
+def test_what_the_broker_once_numbered_is_never_held_for_one_that_never_arrived(
+    state: OrderState, events: list[E]
+) -> None:
+    settlement = settle(known(state, age_s=86_400, has_broker_id=True), [], 10)
+    assert [step.event for step in settlement.steps] == events
 
 
 @st.composite
@@ -199,3 +218,13 @@ def test_missed_reports_change_nothing_in_the_end(story: list[list[BookOrder]], 
 )
 def test_lookups_count_from_five_seconds_on_and_two_seconds_apart(age_s: float, lookups: int, due: bool) -> None:
     assert LookupRules().is_due(age_s, lookups) is due
+
+
+@pytest.mark.parametrize(
+    ("missing_s", "lookups", "due"),
+    [(None, 0, True), (None, 3, True), (1.99, 1, False), (2, 1, True), (3.99, 2, False), (4, 2, True), (8, 4, True)],
+)
+def test_an_order_that_stood_in_the_book_is_missed_at_once_and_then_two_seconds_apart(
+    missing_s: float | None, lookups: int, due: bool
+) -> None:
+    assert LookupRules().is_due_again(missing_s, lookups) is due
