@@ -18,7 +18,10 @@ from backend.domain.trading_states import Cause, Effective, TradingState, held_b
 
 @dataclass(frozen=True, slots=True)
 class GateLimits:
-    """Limits of one account at the send, each with its unit; counts are of orders sent in real time."""
+    """Limits of one account at the send, each with its unit; counts are of orders sent in real time.
+
+    `symbol_window_s` is for a market in real time: where its clock runs faster, the window is as much shorter.
+    """
 
     quote_age_s_max: float = 5.0
     open_value_rupees_max: Decimal = Decimal(10_000_000)
@@ -26,7 +29,7 @@ class GateLimits:
     orders_per_minute_max: int = 200
     orders_per_day_max: int = 3000
     symbol_orders_max: int = 20
-    symbol_window_s: int = 300
+    symbol_window_s: float = 300.0
     rejections_running_max: int = 5
 
 
@@ -48,7 +51,8 @@ class AccountFacts:
     """One account at the send, read under its lock. Money in rupees, counts of orders sent before this one.
 
     `funds_total` is what the account was worth when the order was decided; `shares_free` are held and not on sale;
-    `symbol_sent` and `rejections_running` count since a person last lifted a halt.
+    `symbol_sent` and `rejections_running` count since a person last lifted a halt. `opposite_open`: whether an own open
+    order on the other side could trade with this one, its limit being met by this one's, or not known.
     """
 
     standing: Effective

@@ -67,7 +67,8 @@ WHAT_TO_DO: dict[Cause, str] = {
 class Standing:
     """One state that stands. `key`: '' for the platform, else the broker, the strategy or the user's id as text.
 
-    `flatten`, with HALTED only: exits go out, and everything held is sold. `by`: the user who set it; None: the system.
+    `flatten`, with HALTED only: exits go out, and open auto-trades are sold. `by`: the user who set it, None for
+    the system.
     """
 
     scope: Scope
@@ -127,6 +128,16 @@ def permits(effective: Effective, intent: Intent) -> bool:
 def held_back(effective: Effective) -> Reason:
     """The reason to give for an order that what stands does not permit."""
     return Reason.TRADING_HALTED if effective.state is TradingState.HALTED else Reason.TRADING_REDUCING
+
+
+def held_without_stops(open_trades: int) -> str:
+    """What a halt without `flatten` means for trades that are open: their stops are exits, and not sent either."""
+    if not open_trades:
+        return ""
+    trades, their = (
+        ("1 open trade is", "its stop") if open_trades == 1 else (f"{open_trades} open trades are", "their stops")
+    )
+    return f"{trades} held without {their} until this is lifted"
 
 
 def imposed(standing: Standing | None, wanted: Standing) -> Standing | None:

@@ -2,13 +2,14 @@
 
 from decimal import Decimal
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.base import Broker
+from backend.domain.decide import TradeStatus
 from backend.domain.gate import AccountFacts, GateLimits, LiveSwitches
-from backend.domain.trading_states import Cause, Scope, TradingState
-from backend.models import BrokerAccount, LivePermission, Order, Plan, Subscription, SubscriptionStatus
+from backend.domain.trading_states import Cause, Scope, TradingState, held_without_stops
+from backend.models import AutoTrade, BrokerAccount, LivePermission, Order, Plan, Subscription, SubscriptionStatus
 from backend.services.context import TradingRules
 from backend.services.trading_state_service import impose, standings
 from contracts.common import Environment
@@ -39,7 +40,9 @@ _FACTS = text("""
            (SELECT count(*) FROM sent) AS today,
            (SELECT count(*) FROM sent, lifted WHERE symbol = :symbol AND submitted_at > lifted.at
                AND submitted_at > clock_timestamp() - make_interval(secs => :window_s)) AS symbol_sent,
-           EXISTS (SELECT FROM live WHERE symbol = :symbol AND side <> :side) AS opposite,
+           EXISTS (SELECT FROM live WHERE symbol = :symbol AND side <> :side
+                      AND coalesce(CASE :side WHEN 'buy' THEN limit_price <= CAST(:limit_price AS numeric)
+                                              ELSE limit_price >= CAST(:limit_price AS numeric) END, true)) AS opposite,
            EXISTS (SELECT FROM live WHERE symbol = :symbol AND state = 'unknown') AS unknown,
            coalesce((SELECT sum(open * limit_price) FROM live WHERE side = 'buy'), 0)
                + coalesce((SELECT sum(balance) FROM ledger_balances
@@ -74,6 +77,7 @@ async def facts_of(
                 "order_id": order.id,
                 "symbol": order.symbol,
                 "side": order.side.value,
+                "limit_price": order.limit_price,
                 "second_s": SECOND_S,
                 "window_s": rules.gate.symbol_window_s,
             },
@@ -141,5 +145,29 @@ async def halt_after_rejections(session: AsyncSession, limits: GateLimits, order
     running = await _rejections_running(session, limits, order)
     if running >= limits.rejections_running_max:
         broker = await session.scalar(select(BrokerAccount.broker).where(BrokerAccount.id == order.account_id))
-        detail = f"{broker} refused {running} orders in a row, the last one: {order.status_message or ''}"
+        held = await held_unstopped(session, Scope.USER, str(order.user_id))
+        # The broker's words come last: they may be long, and what is too long is cut.
+        words = [f"{broker} refused {running} orders in a row", held, f"the last refusal: {order.status_message or ''}"]
+        detail = "; ".join(part for part in words if part)
         await impose(session, Scope.USER, str(order.user_id), TradingState.HALTED, Cause.REJECTIONS, detail)
+
+
+async def held_unstopped(session: AsyncSession, scope: Scope, key: str) -> str:
+    """How many open trades a halt of this scope leaves without their stops, in words; empty where it leaves none."""
+    concerned = {
+        Scope.PLATFORM: true(),
+        Scope.BROKER: BrokerAccount.broker == key,
+        Scope.STRATEGY: AutoTrade.strategy == key,
+        Scope.USER: AutoTrade.user_id == (int(key) if scope is Scope.USER else 0),
+    }
+    held = (
+        select(func.count())
+        .select_from(AutoTrade)
+        .join(BrokerAccount, BrokerAccount.id == AutoTrade.account_id)
+        .where(
+            AutoTrade.status.in_((TradeStatus.ENTERING, TradeStatus.OPEN, TradeStatus.EXITING)),
+            AutoTrade.entry_quantity > AutoTrade.exit_quantity,
+            concerned[scope],
+        )
+    )
+    return held_without_stops(await session.scalar(held) or 0)

@@ -11,12 +11,16 @@ from backend.errors import InvalidRequestError, NotFoundError
 from backend.models import AutoTrade, BrokerAccount, Order, OrderOrigin, User
 from backend.services.cancel_service import CancelCounts, cancel_orders, open_orders
 from backend.services.context import Trading
+from backend.services.gate_service import held_unstopped
 from backend.services.trading_state_service import impose, standings
 
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Whom to halt and why. `flatten` sells what is held at the next tick and leaves exits that rest alone."""
+    """Whom to halt and why. `flatten` sells open auto-trades at the next tick and leaves exits that rest alone.
+
+    Shares of no auto-trade are not sold: Sauda has no part in them.
+    """
 
     scope: Scope
     key: str
@@ -27,11 +31,15 @@ class Halt:
 
 @dataclass(frozen=True, slots=True)
 class KillSwitchReport:
-    """What stands now for the scope, whether that is new, and what became of the open orders."""
+    """What stands now for the scope, whether that is new, and what became of the open orders.
+
+    `unstopped` says how many open trades are held without their stops; empty where none is.
+    """
 
     effective: Effective
     changed: bool
     cancels: CancelCounts
+    unstopped: str = ""
 
 
 async def kill_switch(trading: Trading, halt: Halt, by: User) -> KillSwitchReport:
@@ -57,10 +65,11 @@ async def kill_switch(trading: Trading, halt: Halt, by: User) -> KillSwitchRepor
         )
     async with trading.sessions() as session:
         effective = _of_scope(await standings(session), halt)
+        unstopped = "" if effective.flatten else await held_unstopped(session, halt.scope, halt.key)
         kept = Order.intent == Intent.ENTRY if effective.flatten else true()
         orders = await open_orders(session, Order.origin != OrderOrigin.EXTERNAL, _concerned(halt), kept)
     cancels = await cancel_orders(trading, orders, f"kill switch: {halt.reason}")
-    return KillSwitchReport(effective, changed, cancels)
+    return KillSwitchReport(effective, changed, cancels, unstopped)
 
 
 def _of_scope(standing: Standings, halt: Halt) -> Effective:

@@ -1,15 +1,19 @@
 """What else the gate before the socket must know: orders whose outcome is unknown, and what a person has forgiven."""
 
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from sqlalchemy import text
 
+from backend.domain import ledger
 from backend.domain.gate import GateLimits
+from backend.domain.market import Side
 from backend.domain.orders import OrderState
 from backend.domain.reasons import Reason
 from backend.domain.trading_states import Cause, Scope, TradingState
 from backend.models import Role, User
+from backend.services import ledger_service
 from backend.services.trading_state_service import impose, lift
 from tests.support.broker_book import Mode
 from tests.support.send_desk import SendDesk, open_send_desk
@@ -57,3 +61,44 @@ async def test_a_graver_state_over_another_forgives_nothing_and_a_person_does(de
         await session.flush()
         await lift(session, Scope.USER, key, admin, "looked at it, all is well")
     assert (await desk.send_new(user_id)).state is OrderState.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("resting", "price", "reason"),
+    [
+        ("1460", "1490", None),
+        ("1489.95", "1490", None),
+        ("1490", "1490", Reason.OWN_OPPOSITE_ORDER),
+        ("1500", "1490", Reason.OWN_OPPOSITE_ORDER),
+        (None, "1490", Reason.OWN_OPPOSITE_ORDER),
+    ],
+)
+async def test_a_buy_that_rests_below_an_exits_price_does_not_block_it(
+    desk: SendDesk, make_user, resting, price, reason
+) -> None:
+    """None: an order of the broker's own app, at the market."""
+    await desk.behave(Mode.REST)
+    user_id = await make_user()
+    account_id = await desk.account(user_id)
+    async with desk.trading.sessions.begin() as session:
+        bought = ledger.buy("INFY", 10, Decimal(0), Decimal(0), Decimal(0))
+        await ledger_service.post(session, account_id, bought, desk.market.now)
+    first = await desk.send_new(user_id, price=Decimal(resting or "1460"))
+    if resting is None:
+        async with desk.trading.sessions.begin() as session:
+            at_market = text("UPDATE orders SET limit_price = NULL, origin = 'external' WHERE id = :id")
+            await session.execute(at_market, {"id": first.id})
+    leaving = await desk.send_new(user_id, side=Side.SELL, price=Decimal(price))
+    assert leaving.denied_reason is reason
+
+
+async def test_a_sale_that_rests_above_an_entrys_price_does_not_block_it(desk: SendDesk, make_user) -> None:
+    await desk.behave(Mode.REST)
+    user_id = await make_user()
+    account_id = await desk.account(user_id)
+    async with desk.trading.sessions.begin() as session:
+        bought = ledger.buy("INFY", 10, Decimal(0), Decimal(0), Decimal(0))
+        await ledger_service.post(session, account_id, bought, desk.market.now)
+    await desk.send_new(user_id, side=Side.SELL, price=Decimal(1530))
+    assert (await desk.send_new(user_id, price=Decimal("1529.95"))).state is OrderState.ACCEPTED
+    assert (await desk.send_new(user_id, price=Decimal(1530))).denied_reason is Reason.OWN_OPPOSITE_ORDER

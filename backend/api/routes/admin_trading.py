@@ -27,7 +27,11 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
 @router.post("/kill-switch", **documented("pull_admin_kill_switch", 401, 403, 404, 503))
 async def pull_admin_kill_switch(body: AdminKillSwitchBody, admin: AdminUser, state: State) -> KillSwitchReply:
-    """Halt the platform, a broker, a strategy or a user, and cancel their open orders; `flatten` sells what is held."""
+    """Halt the platform, a broker, a strategy or a user, and cancel their open orders.
+
+    `flatten` sells open auto-trades; other holdings are never sold. Without it open trades are held
+    without their stops until it is lifted.
+    """
     halt = Halt(body.scope, body.key, Cause.ADMIN, body.reason, body.flatten)
     return KillSwitchReply.of(state.environment, halt.scope, halt.key, await kill_switch(state.trading, halt, admin))
 

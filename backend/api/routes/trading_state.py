@@ -23,8 +23,9 @@ STOPPED = "stopped by the user"
 async def pull_kill_switch(
     user: CurrentUser, state: State, body: Annotated[KillSwitchBody, Body()] = KillSwitchBody()
 ) -> KillSwitchReply:
-    """Stop all trading of mine: nothing more is sent, and open orders are cancelled. `flatten` sells what is held.
+    """Stop all trading of mine: nothing more is sent, and open orders are cancelled. `flatten` sells open auto-trades.
 
+    Other holdings are never sold. Without `flatten` open trades are held without their stops until it is lifted.
     It needs no body, no plan and no other service, and may be repeated.
     """
     halt = Halt(Scope.USER, str(user.id), Cause.USER_KILL_SWITCH, body.reason or STOPPED, body.flatten)

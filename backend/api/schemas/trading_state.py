@@ -18,14 +18,14 @@ Key = Annotated[str, StringConstraints(max_length=60, pattern=r"^[A-Za-z0-9_.\-]
 
 
 class KillSwitchBody(Body):
-    """`flatten` sells what is held at the next tick; without it nothing is sold either."""
+    """`flatten` sells open auto-trades at the next tick, and nothing else that is held; without it nothing is sold."""
 
     flatten: bool = Field(default=False, strict=True)
     reason: Reason = ""
 
 
 class AdminKillSwitchBody(Body):
-    """`key`: the broker, the strategy or the user's id; empty for the platform."""
+    """`key`: the broker, the strategy or the user's id; empty for the platform. `flatten`: sell open auto-trades."""
 
     scope: Scope
     key: Key = ""
@@ -141,7 +141,12 @@ class KillSwitchReply(MarketReply):
 def _message(report: KillSwitchReport) -> str:
     sentences = ["Nothing is sent any more."]
     if report.effective.flatten:
-        sentences = ["No entry is sent any more.", "What is held is sold at the next tick of the continuous session."]
+        sentences = [
+            "No entry is sent any more.",
+            "Open auto-trades are sold at the next tick of the continuous session.",
+        ]
+    if report.unstopped:
+        sentences.append(f"{report.unstopped}.")
     if report.cancels.unconfirmed:
         sentences.append(
             f"{report.cancels.unconfirmed} open orders are not confirmed as cancelled yet: "
