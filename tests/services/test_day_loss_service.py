@@ -10,6 +10,7 @@ from backend.domain.decide import TradeStatus
 from backend.domain.orders import Intent, OrderState
 from backend.domain.trading_states import Cause, Scope, Standing, TradingState
 from backend.models import AutoTrade, DayEquity, Order, User
+from backend.services.account_service import deposit_play_money
 from backend.services.auto_trading_service import run_cycle
 from backend.services.context import Trading
 from backend.services.trading_state_service import impose, lift_own, standings
@@ -152,3 +153,29 @@ async def test_a_halt_over_the_loss_limit_is_not_a_lift_of_it(trading, market, m
     await lift(trading, user_id)
     await tick(trading, market)
     assert [s.cause for s in await standing(trading)] == [Cause.DAILY_LOSS]
+
+
+@pytest.mark.parametrize(
+    ("began", "transfers", "cash", "reduced"),
+    [
+        (500_000, [100_000], 488_000, True),  # 12,000 of 600,000
+        (500_000, [100_000], 488_001, False),
+        (500_000, [-100_000], 500_000, False),
+        (500_000, [-100_000], 490_000, True),  # 10,000 of 500,000
+        (500_000, [-400_000], 490_001, False),
+        (500_000, [300_000, -300_000], 490_000, True),
+        (0, [500_000], 0, False),
+    ],
+)
+async def test_money_that_comes_or_goes_is_no_gain_and_no_loss(
+    trading, market, make_user, began, transfers, cash, reduced
+) -> None:
+    """`cash` is what the day itself has left of what it began with."""
+    user_id = await make_user(cash=D(cash), symbols=())
+    await began_with(trading, market, user_id, began)
+    for rupees in transfers:
+        async with trading.sessions.begin() as session:
+            account_id = await account_of(trading.sessions, user_id)
+            await deposit_play_money(session, account_id, D(rupees), market.now)
+    await tick(trading, market)
+    assert [s.cause for s in await standing(trading)] == ([Cause.DAILY_LOSS] if reduced else [])
