@@ -5,7 +5,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -43,12 +43,13 @@ Clock = Callable[[], Awaitable[datetime]]
 
 @dataclass(frozen=True, slots=True)
 class Wired:
-    """One process's engine, HTTP client and trading world."""
+    """One process's engine, HTTP client and trading world; `speed` is market seconds per real second, once known."""
 
     engine: AsyncEngine
     sessions: Sessions
     http: httpx.AsyncClient
     trading: Trading
+    speed: float | None = None
 
     async def close(self) -> None:
         await self.http.aclose()
@@ -129,22 +130,45 @@ async def start_loop(settings: Settings, wired: Wired) -> TradingLoop:
     Raises:
         ConflictError: the database belongs to another environment.
     """
-    why = await begin(wired.sessions, settings.environment, settings.data_dir)
-    if why is not None:
-        wired.trading.announce(f"    !    trading is HALTED until an administrator has looked: {why}")
+    await begin_here(settings, wired)
+    paced = await at_market_speed(settings, wired)
 
     async def noted() -> None:
         await note_orders(wired.sessions, settings.data_dir)
 
     loop = TradingLoop(
-        wired.trading,
-        speed=await _market_speed(settings, wired),
+        paced.trading,
+        speed=paced.speed or 1.0,
         reconcile_interval_s=settings.reconcile_interval_s,
         positions_interval_s=settings.positions_interval_s,
         after_orders=noted,
     )
     await loop.start()
     return loop
+
+
+async def begin_here(settings: Settings, wired: Wired) -> None:
+    """Start on the database, and say so where it is not as it was: only who finds it first is told.
+
+    Raises:
+        ConflictError: the database belongs to another environment.
+    """
+    why = await begin(wired.sessions, settings.environment, settings.data_dir)
+    if why is not None:
+        wired.trading.announce(f"    !    trading is HALTED until an administrator has looked: {why}")
+
+
+async def at_market_speed(settings: Settings, wired: Wired) -> Wired:
+    """The same wiring, its gate's symbol window as long on the market's clock as in a real market; waits for the speed.
+
+    The gate counts real seconds: 300 of them at sixty times the speed would be five hours of a healthy market.
+    """
+    if wired.speed is not None:
+        return wired
+    speed = await _market_speed(settings, wired)
+    rules = wired.trading.rules
+    gate = replace(rules.gate, symbol_window_s=rules.gate.symbol_window_s / speed)
+    return replace(wired, trading=replace(wired.trading, rules=replace(rules, gate=gate)), speed=speed)
 
 
 async def _market_speed(settings: Settings, wired: Wired) -> float:
@@ -166,21 +190,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     loops: list[TradingLoop] = []
 
-    async def trade() -> None:
+    async def trade(app: FastAPI) -> None:
         try:
-            loops.append(await start_loop(settings, wired))
+            paced = await at_market_speed(settings, wired)
+            # Orders by hand pass the same gate as the trader's.
+            app.state.api = replace(state, trading=paced.trading)
+            if settings.trader_enabled:
+                loops.append(await start_loop(settings, paced))
         except Exception:
             structlog.get_logger().exception("trading_loop_failed_to_start")
             raise
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await begin(wired.sessions, settings.environment, settings.data_dir)
-        starting = asyncio.create_task(trade()) if settings.trader_enabled else None
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await begin_here(settings, wired)
+        starting = asyncio.create_task(trade(app))
         async with board.running():
             yield
-        if starting is not None:
-            starting.cancel()
+        starting.cancel()
         for loop in loops:
             loop.stop()
         await wired.close()

@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +28,7 @@ from backend.services.reconcile_service import reconcile
 from contracts.common import Environment
 from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, hold_folder, migrate
 from sauda.processes import Service, ServiceFailedError, stop_all
+from sauda.replay_alone import lift_day_losses, without_rates
 from sauda.replay_report import Report, print_report, read_trades
 from sauda.replay_setup import ReplayError, create_users, require_bars, train_before
 
@@ -172,6 +173,7 @@ async def _run(
         return present[0]
 
     wired = wire(settings, lambda line: console.print(line, highlight=False, soft_wrap=True), clock)
+    wired = replace(wired, trading=without_rates(wired.trading))
     try:
         sessions = wired.trading.calendar.sessions_between(*days)
         if not sessions:
@@ -188,6 +190,7 @@ async def _run(
             task = bar.add_task("", total=sum(len(ticks_of(session)) for session in sessions))
             for session in sessions:
                 bar.update(task, description=f"{session.day}")
+                await lift_day_losses(wired.sessions)
                 # Ticks follow the price and the rules of the day that is replayed.
                 opens = session.continuous_open(StockClass.NON_CAS)
                 wired.trading.calendar.know(await wired.trading.market_data.load_instruments(opens))
