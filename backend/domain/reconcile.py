@@ -23,11 +23,6 @@ class LookupRules:
         """Whether a report read `age_s` after a send that was not answered counts as the next look-up."""
         return age_s >= self.from_s + lookups * self.every_s
 
-    def is_due_again(self, missing_s: float | None, lookups: int) -> bool:
-        """The same for an order that has stood in the book: `missing_s` is counted from the first report without it,
-        None where this is the first."""
-        return missing_s is None or missing_s >= lookups * self.every_s
-
 
 class BookStatus(StrEnum):
     """A broker's word on an order, in Sauda's terms."""

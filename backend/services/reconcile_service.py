@@ -255,7 +255,8 @@ def _counts(rules: LookupRules, watched: Watched) -> bool:
     """Whether a complete report without the order is its next look-up."""
     order = watched.order
     if order.state in IN_BOOK_STATES:
-        return rules.is_due_again(watched.missing_s, order.lookups)
+        # It is looked for as from the first report without it, which counts at once.
+        return watched.missing_s is None or rules.is_due(rules.from_s + watched.missing_s, order.lookups)
     return order.state is OrderState.SUBMITTED and rules.is_due(watched.known.age_s, order.lookups)
 
 

@@ -218,13 +218,3 @@ def test_missed_reports_change_nothing_in_the_end(story: list[list[BookOrder]], 
 )
 def test_lookups_count_from_five_seconds_on_and_two_seconds_apart(age_s: float, lookups: int, due: bool) -> None:
     assert LookupRules().is_due(age_s, lookups) is due
-
-
-@pytest.mark.parametrize(
-    ("missing_s", "lookups", "due"),
-    [(None, 0, True), (None, 3, True), (1.99, 1, False), (2, 1, True), (3.99, 2, False), (4, 2, True), (8, 4, True)],
-)
-def test_an_order_that_stood_in_the_book_is_missed_at_once_and_then_two_seconds_apart(
-    missing_s: float | None, lookups: int, due: bool
-) -> None:
-    assert LookupRules().is_due_again(missing_s, lookups) is due
