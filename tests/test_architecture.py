@@ -34,7 +34,6 @@ STATISTICS = {
     "reconcile.LookupRules.from_s",
     "reconcile.LookupRules.every_s",
     "reconcile.LookupRules.is_due",
-    "reconcile.LookupRules.is_due_again",
     "gate.GateLimits.quote_age_s_max",
     "gate.GateLimits.symbol_window_s",
     "gate.admit",

@@ -113,10 +113,11 @@ async def test_the_gateway_says_at_its_start_that_trading_is_halted(sessions, da
     assert "recovered from an archive" in out
 
 
-async def test_orders_by_hand_pass_a_gate_as_fast_as_the_market(market, database_url, tmp_path) -> None:
+async def test_orders_by_hand_pass_a_gate_as_fast_as_the_market(sessions, market, database_url, tmp_path) -> None:
     """Also at a gateway whose trader is another process."""
     with serving(clock_at(market.now, 60.0)) as url:
         app = create_app(settings_of(database_url, tmp_path, url, environment="simulated", trader_enabled=False))
         async with app.router.lifespan_context(app), asyncio.timeout(10):
             while app.state.api.trading.rules.gate.symbol_window_s != 5:
-                await asyncio.sleep(0)
+                async with sessions() as session:
+                    await standings(session)
