@@ -11,9 +11,15 @@ from backend.services.trading_state_service import lift, standings
 
 DAY_LOSS_LIFTED = "the next day of a replay begins, and nobody is there to lift the loss limit of the last one"
 
+PATIENCE_S = 600.0
+"""Real seconds for what takes milliseconds: nobody else is there whom it could keep waiting."""
+
 
 def without_rates(trading: Trading) -> Trading:
-    """The same world, with no limit on how many orders go out; how many are refused in a row still counts."""
+    """The same world without limits in real seconds, so that a busy machine changes nothing in what it does.
+
+    How many orders are refused in a row still counts.
+    """
     gate = replace(
         trading.rules.gate,
         # They count real seconds, in which a replay passes days, and spare brokers that a replay does not have.
@@ -21,8 +27,17 @@ def without_rates(trading: Trading) -> Trading:
         orders_per_second_max=sys.maxsize,
         orders_per_minute_max=sys.maxsize,
         orders_per_day_max=sys.maxsize,
+        quote_age_s_max=PATIENCE_S,
     )
-    return replace(trading, rules=replace(trading.rules, gate=gate))
+    patient = replace(
+        trading.rules,
+        gate=gate,
+        send_timeout_s=PATIENCE_S,
+        halt_unseen_s_max=PATIENCE_S,
+        entry_send_s_max=PATIENCE_S,
+        lease_s=PATIENCE_S,
+    )
+    return replace(trading, rules=patient)
 
 
 async def lift_day_losses(sessions: Sessions) -> None:

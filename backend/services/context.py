@@ -20,7 +20,8 @@ from contracts.common import Environment
 class TradingRules:
     """The deployment's choices: market seconds, sessions, shares of users, real seconds.
 
-    `lease_s`: how long a claim on a shard outlives its silent holder.
+    `lease_s`: how long a claim on a shard outlives its silent holder. `halt_unseen_s_max`: a halt that is committed
+    while the gate looks at what stands may be missed by that look; the order leaves within this time of it, or never.
     """
 
     environment: Environment
@@ -37,6 +38,7 @@ class TradingRules:
     lease_s: float = 5.0
     lookup: LookupRules = field(default_factory=LookupRules)
     send_timeout_s: float = 2.0
+    halt_unseen_s_max: float = 0.9
     entry_send_s_max: float = 10.0
     sends_at_once_max: int = 8
     shards_at_once: int = 2

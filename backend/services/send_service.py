@@ -30,9 +30,6 @@ log = structlog.get_logger()
 
 QUOTES_KEPT_S = 2.0
 RATE_WAIT_S = 0.25
-HALT_UNSEEN_S_MAX = 0.9
-"""A halt that is committed while the gate looks at what stands may be missed by that look: the order is on its way
-within this time of it, or never. So nothing leaves later than a second after a halt."""
 
 
 class Admission(Enum):
@@ -142,7 +139,7 @@ async def send_one(
             admission, looked_at = await _admit(trading, sending, quote, age_s)
             if admission is Admission.SEND:
                 trading.sends.committed(sending.recorded.order_id)
-                send_by = min(began + trading.rules.send_timeout_s, looked_at + HALT_UNSEEN_S_MAX)
+                send_by = min(began + trading.rules.send_timeout_s, looked_at + trading.rules.halt_unseen_s_max)
                 await _hand_over(trading, sending, send_by)
         if admission is not Admission.WAIT or time.monotonic() > until:
             return
