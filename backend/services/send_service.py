@@ -185,7 +185,8 @@ async def _deny(session: AsyncSession, order: Order, refused: Refused, market_no
     log.warning("send_denied", order=order.id, reason=refused.reason.value)
     if refused.impose is not None:
         state, cause = refused.impose
-        detail = f"the gate refused an order for {order.symbol}: {refused.reason.value}"
+        held = await gate_service.held_unstopped(session, Scope.USER, str(order.user_id))
+        detail = f"the gate refused an order for {order.symbol}: {refused.reason.value}" + (f"; {held}" if held else "")
         await impose(session, Scope.USER, str(order.user_id), state, cause, detail)
 
 
@@ -255,7 +256,10 @@ async def _halt_for_excess(trading: Trading, recorded: Recorded) -> None:
     understood."""
     log.error("send_without_commit", order=recorded.order_id)
     async with trading.sessions.begin() as session:
-        detail = f"order {recorded.order_id} was about to be sent without its own commit"
+        held = await gate_service.held_unstopped(session, Scope.PLATFORM, "")
+        detail = f"order {recorded.order_id} was about to be sent without its own commit" + (
+            f"; {held}" if held else ""
+        )
         await impose(session, Scope.PLATFORM, "", TradingState.HALTED, Cause.ORDERS_EXCEED_INTENTS, detail)
 
 
