@@ -1,8 +1,10 @@
 """Reads what exchanges announce about shares, free text as it is, into typed corporate actions."""
 
+import csv
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from functools import lru_cache
@@ -204,3 +206,121 @@ def _standard_columns(frame: pl.DataFrame) -> pl.DataFrame:
         ex_date_text=pl.col("ex_date"),
         ex_date=pl.coalesce(*(pl.col("ex_date").str.to_date(form, strict=False) for form in DATE_FORMATS)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class NameSpan:
+    """A symbol under which a share traded from `first` through `last` (open-ended by date.min and date.max)."""
+
+    name: str
+    first: date
+    last: date
+
+
+def names_of(symbol: str, actions: pl.DataFrame, as_of: date) -> list[NameSpan]:
+    """The names of the share that is called `symbol` on `as_of`, oldest first; renames known later do not count.
+
+    A name that was given up yields its days up to then. `actions` is ACTION_SCHEMA; only its renames are read.
+    """
+    known = (pl.col("ex_date") <= as_of) & (pl.col("known_on") <= as_of)
+    changes = _renames(actions.filter(known))
+    spans: list[NameSpan] = []
+    name, last = symbol, _given_up(symbol, changes)
+    while True:
+        before = [change for change in changes if name in change[1:] and change[0] <= last]
+        newest = max(before, default=None)
+        spans.append(NameSpan(name, newest[0] if newest else date.min, last))
+        if newest is None or newest[1] == name:
+            return spans[::-1]
+        name, last = newest[1], newest[0] - timedelta(days=1)
+
+
+def company_names(symbol: str, actions: pl.DataFrame, as_of: date) -> list[NameSpan]:
+    """All names, later ones too, of the share called `symbol` on `as_of`.
+
+    Exchanges' feeds tell a company's earlier actions under its present symbol, so an action is to be looked up under
+    all of them; when it may be used is its `known_on`'s to say.
+    """
+    name, on = symbol, as_of
+    for day, old, new in sorted(_renames(actions)):
+        if day > on and old == name:
+            name, on = new, day
+    return names_of(name, actions, date.max)
+
+
+def _renames(actions: pl.DataFrame) -> set[tuple[date, str, str]]:
+    """(day, old name, new name) of each rename."""
+    rows = actions.filter((pl.col("kind") == ActionKind.RENAME) & pl.col("new_symbol").is_not_null())
+    return {row for row in rows.select("ex_date", "symbol", "new_symbol").iter_rows() if row[1] != row[2]}
+
+
+def _given_up(symbol: str, changes: set[tuple[date, str, str]]) -> date:
+    """The last day of `symbol`, date.max where it is in use."""
+    newest = max((change for change in changes if symbol in change[1:]), default=None)
+    return newest[0] - timedelta(days=1) if newest and newest[1] == symbol else date.max
+
+
+def parse_symbol_changes(text: str, source: str) -> pl.DataFrame:
+    """NSE's symbolchange.csv (company, old symbol, new symbol, day as 01-Jan-2021; maybe a header) as renames.
+
+    Returns ACTION_SCHEMA rows. Raises FeedError naming the line that cannot be read.
+    """
+    rows: list[dict[str, Any]] = []
+    for number, fields in enumerate(csv.reader(text.splitlines()), start=1):
+        if not any(field.strip() for field in fields):
+            continue
+        try:
+            company, old, new, day_text = (field.strip() for field in fields[:4])
+            day = datetime.strptime(day_text, "%d-%b-%Y").date()  # noqa: DTZ007 - a plain date
+        except ValueError as error:
+            if number == 1:
+                continue
+            raise FeedError(f"line {number}: expected company, old symbol, new symbol, dd-MMM-yyyy") from error
+        rows.append(_rename_row(old.upper(), new.upper(), day, company, source))
+    return pl.DataFrame(rows, schema=ACTION_SCHEMA).unique(ACTION_KEY, keep="first", maintain_order=True)
+
+
+def detect_renames(sightings: pl.DataFrame, source: str) -> pl.DataFrame:
+    """Renames told by the ISIN: the same one under another symbol later. Returns ACTION_SCHEMA rows.
+
+    `sightings` has the columns symbol, isin and known_on (a day on which the symbol stood for the ISIN): instrument
+    masters or bhavcopies. A rename's ex-date is the first day the new symbol was seen. Two symbols of one ISIN that
+    were seen side by side are no rename (two exchanges, two series).
+    """
+    seen = (
+        sightings.filter(pl.col("isin").is_not_null())
+        .group_by("isin", "symbol")
+        .agg(first=pl.col("known_on").min(), last=pl.col("known_on").max())
+        .sort("isin", "first", "last")
+        .with_columns(
+            old=pl.col("symbol").shift(1).over("isin"),
+            apart=(pl.col("last").shift(1) < pl.col("first")).over("isin"),
+        )
+        .filter(pl.col("apart"))
+    )
+    rows = [
+        _rename_row(old, new, first, f"{old} is {new}: the same ISIN {isin}", source) | {"isin": isin}
+        for isin, old, new, first in seen.select("isin", "old", "symbol", "first").iter_rows()
+    ]
+    return pl.DataFrame(rows, schema=ACTION_SCHEMA)
+
+
+def dated_by_bars(renames: pl.DataFrame, bars: pl.DataFrame) -> pl.DataFrame:
+    """Renames (ACTION_SCHEMA) moved to the new symbol's first bar where sightings were too rare to know the day.
+
+    `bars` has the columns symbol and day. A day moves only backwards, and only where the old symbol's bars end before.
+    """
+    spans = bars.group_by("symbol").agg(first=pl.col("day").min(), last=pl.col("day").max())
+    beside = renames.join(spans.select("symbol", "last"), on="symbol", how="left", maintain_order="left")
+    beside = beside.join(
+        spans.select(new_symbol="symbol", first="first"), on="new_symbol", how="left", maintain_order="left"
+    )
+    earlier = (pl.col("last") < pl.col("first")) & (pl.col("first") < pl.col("ex_date"))
+    day = pl.when(earlier).then("first").otherwise("ex_date")
+    return beside.with_columns(ex_date=day, known_on=day).select(list(ACTION_SCHEMA))
+
+
+def _rename_row(old: str, new: str, day: date, subject: str, source: str) -> dict[str, Any]:
+    kind = ActionKind.RENAME.value
+    said = {"subject": subject, "source": source}
+    return {"symbol": old, "new_symbol": new, "ex_date": day, "known_on": day, "kind": kind} | said
