@@ -10,11 +10,37 @@ from contracts.common import Environment, Instant, Rupees, Symbol, Symbols, Wire
 
 
 class Interval(StrEnum):
-    """A bar's length. An intraday bar is named by its start; a daily bar by its session's opening instant."""
+    """A bar's length. An intraday bar is named by its start; a daily bar by its session's opening instant.
+
+    Intraday bars are counted from the session's open; the last one ends when continuous trading does.
+    """
 
     MIN_1 = "1m"
+    MIN_3 = "3m"
     MIN_5 = "5m"
+    MIN_10 = "10m"
+    MIN_15 = "15m"
+    MIN_30 = "30m"
+    HOUR_1 = "1h"
     DAY_1 = "1d"
+
+
+class ActionKind(StrEnum):
+    """What a company did to its shares. Only splits and bonuses are adjusted for; the others that move prices are
+    flagged, because no arithmetic makes their prices comparable."""
+
+    SPLIT = "split"
+    BONUS = "bonus"
+    DIVIDEND = "dividend"
+    RIGHTS = "rights"
+    DEMERGER = "demerger"
+    MERGER = "merger"
+    CAPITAL_REDUCTION = "capital_reduction"
+    RENAME = "rename"
+    OTHER = "other"
+
+
+ADJUSTING_KINDS = frozenset({ActionKind.SPLIT, ActionKind.BONUS})
 
 
 class Instrument(Wire):
@@ -57,6 +83,34 @@ class BarsRequest(Wire):
         return self
 
 
+class CorporateAction(Wire):
+    """One action of a company. From the open of `ex_date` on a buyer does not take part in it.
+
+    Of a split or bonus (a consolidation too) `shares_before` shares become `shares_after`; `amount` is rupees per share
+    of a dividend; `new_symbol` is a rename's. `known_on` is the first day on which an answer may use it; `subject` is the
+    announcement's own text.
+    """
+
+    symbol: Symbol
+    ex_date: date
+    known_on: date
+    kind: ActionKind
+    shares_before: int | None = Field(default=None, ge=1)
+    shares_after: int | None = Field(default=None, ge=1)
+    amount: Rupees | None = None
+    new_symbol: Symbol | None = None
+    subject: str = ""
+    source: str
+
+
+class ActionsReply(Wire):
+    """Corporate actions with an ex-date in the days asked for, known at `as_of`, ordered by ex-date and symbol."""
+
+    environment: Environment
+    as_of: Instant
+    actions: list[CorporateAction]
+
+
 class BarColumns(Wire):
     """One symbol's bars, oldest first, as columns of equal length. `start` is the bar's first instant.
 
@@ -71,8 +125,20 @@ class BarColumns(Wire):
     volume: list[int]
 
 
+class SeriesSource(Wire):
+    """Where one symbol's bars came from (most bars first), when the last of them ended, and how old that is."""
+
+    providers: list[str]
+    as_of: Instant
+    age_s: float = Field(ge=0)
+
+
 class BarsReply(Wire):
-    """`missing` says, per symbol without a single bar in the answer, why."""
+    """`missing` says, per symbol without a single bar in the answer, why.
+
+    `unadjusted` lists, per symbol, the price-moving actions with an ex-date among its bars that no factor can undo
+    (demergers, mergers, rights, capital reductions): returns across these days are not returns.
+    """
 
     environment: Environment
     as_of: Instant
@@ -80,6 +146,8 @@ class BarsReply(Wire):
     interval: Interval
     adjusted: bool
     series: dict[Symbol, BarColumns]
+    sources: dict[Symbol, SeriesSource] = {}
+    unadjusted: dict[Symbol, list[CorporateAction]] = {}
     missing: dict[Symbol, str] = {}
 
 
@@ -92,11 +160,13 @@ class Quote(Wire):
     """The market in one symbol as it stood at `as_of`, which is never later than the request's `as_of`.
 
     `open`, `high`, `low` and `volume` are of the session so far; `bar_*` describe the last finished bar, which bounds
-    what could have been traded just now. Prices are unadjusted: they are what an order would meet.
+    what could have been traded just now. Prices are unadjusted: they are what an order would meet. `age_s` is how long
+    before the reply's `as_of` that was, in market seconds.
     """
 
     symbol: Symbol
     as_of: Instant
+    age_s: float = Field(ge=0)
     source: str
     last: Rupees
     bid: Rupees
@@ -138,3 +208,36 @@ class ClockReply(Wire):
     speed: float
     data_from: date | None = None
     data_through: date | None = None
+
+
+class QualityFinding(Wire):
+    """Something wrong with a datum. `quarantined` data is kept out of every answer; the rest is served and flagged."""
+
+    symbol: Symbol
+    interval: Interval | None = Field(default=None, description="null for a quote.")
+    start: Instant | None = Field(default=None, description="The bar's start or the quote's instant.")
+    source: str
+    reason: str
+    detail: str
+    quarantined: bool
+    found_at: Instant
+
+
+class QualityReply(Wire):
+    """Findings, newest first, and how many there are per reason in all."""
+
+    environment: Environment
+    as_of: Instant
+    counts: dict[str, int]
+    findings: list[QualityFinding]
+    next_cursor: str | None = None
+
+
+class UniverseReply(Wire):
+    """The members of a universe as of an instant, in its order (turnover: largest first)."""
+
+    environment: Environment
+    as_of: Instant
+    name: str
+    members: list[Symbol]
+    note: str = ""

@@ -9,11 +9,23 @@ from numpy.typing import NDArray
 
 from contracts.market import Interval
 from data_service.sessions import EPOCH
+from data_service.store.schemas import TRUST
 
 Ints = NDArray[np.int64]
 
-INTERVAL_S = {Interval.MIN_1: 60, Interval.MIN_5: 300}
-"""Length of the intraday bars in seconds; a daily bar is as long as its session."""
+INTERVAL_S = {
+    Interval.MIN_1: 60,
+    Interval.MIN_3: 180,
+    Interval.MIN_5: 300,
+    Interval.MIN_10: 600,
+    Interval.MIN_15: 900,
+    Interval.MIN_30: 1800,
+    Interval.HOUR_1: 3600,
+}
+"""Length of the intraday bars in seconds, finest first; a daily bar is as long as its session."""
+
+SOURCES = tuple(TRUST)
+SOURCE_CODES = {name: code for code, name in enumerate(SOURCES)}
 
 PRICE_FIELDS = ("open", "high", "low", "close")
 
@@ -23,7 +35,7 @@ class Bars:
     """One symbol's bars of one interval, oldest first, as columns of equal length.
 
     `day` is the session date in days since 1970-01-01; `start` and `end` are seconds since the epoch; prices are
-    integers of 10**-`decimals` rupees (paise unless adjusted); `volume` is shares.
+    integers of 10**-`decimals` rupees (paise unless adjusted); `volume` is shares; `source` is an index into SOURCES.
     """
 
     day: Ints
@@ -34,6 +46,7 @@ class Bars:
     low: Ints
     close: Ints
     volume: Ints
+    source: Ints
     decimals: int = 2
 
     def __len__(self) -> int:
@@ -55,7 +68,7 @@ class Bars:
         return self.part(low, max(low, min(high, self.ended_by(as_of_s))))
 
 
-COLUMN_FIELDS = ("day", "start", "end", *PRICE_FIELDS, "volume")
+COLUMN_FIELDS = ("day", "start", "end", *PRICE_FIELDS, "volume", "source")
 
 
 def day_number(day: date) -> int:
@@ -69,18 +82,43 @@ def joined(parts: list[Bars]) -> Bars:
     return Bars(**columns)
 
 
-def grouped(bars: Bars, length_s: int, session_open_s: int, session_close_s: int) -> Bars:
-    """One session's minute bars summed up into bars of `length_s` counted from the session's open."""
-    bucket = (bars.start - session_open_s) // length_s
-    first = np.flatnonzero(np.diff(bucket, prepend=-1))
-    start = session_open_s + bucket[first] * length_s
+def grouped(bars: Bars, length_s: int, opens: Ints, closes: Ints) -> Bars:
+    """Finer bars summed up into bars of `length_s`, counted from each session's open and ending with its close at most.
+
+    `opens` and `closes` are, per bar, its session's open and end of continuous trading in seconds since the epoch.
+    """
+    if not len(bars):
+        return bars
+    bucket = (bars.start - opens) // length_s
+    first = np.flatnonzero((np.diff(bucket, prepend=-1) != 0) | (np.diff(bars.day, prepend=-1) != 0))
+    start = opens[first] + bucket[first] * length_s
     return Bars(
         day=bars.day[first],
         start=start,
-        end=np.minimum(start + length_s, session_close_s),
+        end=np.minimum(start + length_s, closes[first]),
         open=bars.open[first],
         high=np.maximum.reduceat(bars.high, first),
         low=np.minimum.reduceat(bars.low, first),
         close=bars.close[np.append(first[1:], len(bars)) - 1],
         volume=np.add.reduceat(bars.volume, first),
+        source=bars.source[first],
+        decimals=bars.decimals,
     )
+
+
+def without_days(bars: Bars, days: Ints) -> Bars:
+    """The bars of sessions that are not among `days`."""
+    keep = ~np.isin(bars.day, days)
+    return bars if keep.all() else taken(bars, np.flatnonzero(keep))
+
+
+def taken(bars: Bars, positions: Ints) -> Bars:
+    """The bars at these positions, in their order."""
+    columns: dict[str, Any] = {name: getattr(bars, name)[positions] for name in COLUMN_FIELDS}
+    return replace(bars, **columns)
+
+
+def providers_of(bars: Bars) -> list[str]:
+    """The names of the sources the bars came from, the one with most bars first."""
+    codes, counts = np.unique(bars.source, return_counts=True)
+    return [SOURCES[code] for code in codes[np.argsort(-counts, kind="stable")].tolist()]

@@ -1,7 +1,8 @@
 """Writes bars as JSON in columns, fast: a request of 200 symbols over six years holds 1.8 million numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ import orjson
 import polars as pl
 
 from contracts.common import Environment
-from contracts.market import Interval
-from data_service.bars import PRICE_FIELDS, Bars, Ints
-from data_service.sessions import ist_instant
+from contracts.market import CorporateAction, Interval
+from data_service.bars import PRICE_FIELDS, Bars, Ints, providers_of
+from data_service.sessions import floor_s, ist_instant
 
 
 def decimal_strings(values: Ints, decimals: int) -> list[str]:
@@ -58,9 +59,11 @@ def bars_reply(
     interval: Interval,
     adjusted: bool,
     series: Mapping[str, Bars],
+    unadjusted: Mapping[str, Sequence[CorporateAction]],
     missing: Mapping[str, str],
 ) -> bytes:
     """The JSON of a contracts.market.BarsReply."""
+    as_of_s = floor_s(as_of)
     return orjson.dumps(
         {
             "environment": environment,
@@ -69,6 +72,32 @@ def bars_reply(
             "interval": interval,
             "adjusted": adjusted,
             "series": series_columns(series),
+            "sources": {symbol: _source(bars, as_of_s) for symbol, bars in series.items()},
+            "unadjusted": {
+                symbol: [action.model_dump(mode="json") for action in actions] for symbol, actions in unadjusted.items()
+            },
             "missing": dict(missing),
         }
     )
+
+
+def _source(bars: Bars, as_of_s: int) -> dict[str, Any]:
+    """The JSON of a contracts.market.SeriesSource; `bars` are not empty."""
+    last_s = int(bars.end[-1])
+    return {
+        "providers": providers_of(bars),
+        "as_of": ist_instant(last_s).isoformat(),
+        "age_s": float(max(as_of_s - last_s, 0)),
+    }
+
+
+def wire_actions(actions: pl.DataFrame) -> list[CorporateAction]:
+    """Stored actions (ACTION_SCHEMA) as they travel, ordered by ex-date and symbol."""
+    names = [name for name in CorporateAction.model_fields if name != "amount"]
+    return [
+        CorporateAction(
+            amount=None if row["amount_paise"] is None else Decimal(row["amount_paise"]).scaleb(-2),
+            **{name: row[name] for name in names if row[name] is not None},
+        )
+        for row in actions.sort("ex_date", "symbol", maintain_order=True).iter_rows(named=True)
+    ]

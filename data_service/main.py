@@ -11,12 +11,13 @@ from contracts.common import Environment
 from data_service.clock import Identity, ProgressFile, SimulatedClock, Timeline
 from data_service.config import Settings
 from data_service.errors import install_handlers
-from data_service.providers.recorded import RecordedMarket, load_reference
+from data_service.instruments import load_reference
+from data_service.providers.recorded import RecordedMarket
 from data_service.providers.simulated import SimulatedMarket
 from data_service.routes import Market, health_router, router
 from data_service.sessions import Sessions, load_sessions
 from data_service.simulator.universe import load_universe
-from data_service.store.parquet_store import BarStore
+from data_service.store.stores import embedded
 
 
 def real_clock() -> datetime:
@@ -49,12 +50,12 @@ def simulated_market(settings: Settings, sessions: Sessions, monotonic: Callable
 
 def recorded_market(settings: Settings, sessions: Sessions, clock: Callable[[], datetime]) -> Market:
     """The imported bars under the real clock."""
-    store = BarStore(settings.recorded_dir)
+    stores = embedded(settings.recorded_dir)
 
     def trouble() -> str:
-        return "" if store.signature() else "No bars are stored: import some with `sauda data import FILE`."
+        return "" if stores.bars.stamps() else "No bars are stored: import some with `sauda data import FILE`."
 
-    return Market(settings.environment, RecordedMarket(store, sessions, load_reference()), clock, 1.0, trouble)
+    return Market(settings.environment, RecordedMarket(stores, sessions, load_reference()), clock, 1.0, trouble)
 
 
 def create_app(

@@ -19,13 +19,15 @@ HALF_SPREAD_BP = Decimal("1.25")
 class SessionSoFar:
     """What a quote is made of: the session's ended bars (at least one), and what the session started from.
 
-    `previous_close` is in paise on today's scale; `as_of_s` is when the last price was still the market's price.
+    `previous_close` is in paise on today's scale; `as_of_s` is when the last price was still the market's price,
+    `asked_s` the instant asked about.
     """
 
     symbol: str
     source: str
     day: date
     as_of_s: int
+    asked_s: int
     bars: Bars
     previous_close: int
     band_pct: int
@@ -48,6 +50,7 @@ def build_quote(session: SessionSoFar) -> Quote:
     return Quote(
         symbol=session.symbol,
         as_of=ist_instant(session.as_of_s),
+        age_s=float(max(session.asked_s - session.as_of_s, 0)),
         source=session.source,
         last=rupees(last),
         bid=rupees(max(min(last, low), last - half, tick)),

@@ -11,9 +11,12 @@ from fastapi import APIRouter, Query, Response
 
 from contracts.common import Environment, Health, Instant, Problem
 from contracts.market import (
+    ActionKind,
+    ActionsReply,
     BarsReply,
     BarsRequest,
     ClockReply,
+    CorporateAction,
     InstrumentsReply,
     Interval,
     Quote,
@@ -21,16 +24,20 @@ from contracts.market import (
     QuotesRequest,
 )
 from data_service.adjust import adjusted
-from data_service.bars import INTERVAL_S, Bars
+from data_service.bars import INTERVAL_S, Bars, day_number
 from data_service.encode import bars_reply
 from data_service.errors import RequestError
-from data_service.providers.base import MarketView, Missing, Provider
-from data_service.sessions import IST, floor_s, ist_date
+from data_service.sessions import EPOCH, IST, floor_s, ist_date
+from data_service.views import MarketSource, MarketView, Missing
 
 BARS_PER_REQUEST_MAX = 2_000_000
 SESSION_S = 22_500
 REAL_CLOCK_TOLERANCE = timedelta(seconds=60)
 """How far other machines' clocks may run ahead of this one's; the simulated clock is one for all."""
+
+UNADJUSTABLE_KINDS = frozenset(
+    {ActionKind.DEMERGER, ActionKind.MERGER, ActionKind.RIGHTS, ActionKind.CAPITAL_REDUCTION}
+)
 
 AS_OF_MIN = datetime(1990, 1, 1, tzinfo=UTC)
 
@@ -55,7 +62,7 @@ class Market:
     """What the routes answer from. `now` is the market's clock, `trouble` what /health should say, if anything."""
 
     environment: Environment
-    provider: Provider
+    source: MarketSource
     now: Callable[[], datetime]
     speed: float
     trouble: Callable[[], str]
@@ -97,7 +104,7 @@ def router(market: Market) -> APIRouter:
     ) -> InstrumentsReply:
         """All shares known at `as_of`, with their tick size and band of then."""
         instant = _checked(market, as_of)
-        instruments = market.provider.view().instruments(floor_s(instant))
+        instruments = market.source.view().instruments(floor_s(instant))
         return InstrumentsReply(environment=market.environment, as_of=instant, instruments=instruments)
 
     @routes.post(
@@ -109,16 +116,18 @@ def router(market: Market) -> APIRouter:
     def get_bars(request: BarsRequest) -> Response:
         """Bars as columns. Only bars that had ended by `as_of`, adjusted by what was known by then."""
         as_of = _checked(market, request.as_of)
-        view = market.provider.view()
+        view = market.source.view()
         _within_limit(view, request, as_of)
         series, missing = _series(view, request, as_of)
+        unadjusted = _unadjusted(view, series, as_of)
         content = bars_reply(
             environment=market.environment,
             as_of=as_of,
-            provider=market.provider.name,
+            provider=market.source.name,
             interval=request.interval,
             adjusted=request.adjusted,
             series=series,
+            unadjusted=unadjusted,
             missing=missing,
         )
         return Response(content, media_type="application/json")
@@ -127,7 +136,7 @@ def router(market: Market) -> APIRouter:
     def get_quotes(request: QuotesRequest) -> QuotesReply:
         """The market in each symbol as it stood at `as_of`."""
         as_of = _checked(market, request.as_of)
-        view, as_of_s = market.provider.view(), floor_s(as_of)
+        view, as_of_s = market.source.view(), floor_s(as_of)
         answers = {symbol: view.quote(symbol, as_of_s) for symbol in request.symbols}
         return QuotesReply(
             environment=market.environment,
@@ -136,11 +145,24 @@ def router(market: Market) -> APIRouter:
             missing={symbol: answer.reason for symbol, answer in answers.items() if isinstance(answer, Missing)},
         )
 
+    @routes.get("/actions", operation_id="list_actions", responses=PROBLEMS)
+    def list_actions(
+        from_: Annotated[date, Query(alias="from", description="First ex-date.")],
+        through: Annotated[date, Query(description="Last ex-date.")],
+        as_of: Annotated[Instant | None, Query(description="The market's present where it is left out.")] = None,
+    ) -> ActionsReply:
+        """Corporate actions by ex-date: those that were known at `as_of`, announced ones of days to come too."""
+        instant = _checked(market, as_of)
+        if from_ > through:
+            raise RequestError("validation_failed", "from must not be after through.")
+        actions = market.source.view().actions(from_, through, ist_date(instant))
+        return ActionsReply(environment=market.environment, as_of=instant, actions=actions)
+
     @routes.get("/clock", operation_id="get_clock", responses=PROBLEMS)
     def get_clock() -> ClockReply:
         """The market's present, and the days the store can answer for."""
         now = market.now().astimezone(IST)
-        days = market.provider.view().days(floor_s(now))
+        days = market.source.view().days(floor_s(now))
         return ClockReply(
             environment=market.environment,
             now=now,
@@ -184,5 +206,19 @@ def _series(view: MarketView, request: BarsRequest, as_of: datetime) -> tuple[di
         if isinstance(found, Missing):
             missing[symbol] = found.reason
         else:
-            series[symbol] = adjusted(found, view.factors(symbol), today) if request.adjusted else found
+            series[symbol] = adjusted(found, view.factors(symbol, today), today) if request.adjusted else found
     return series, missing
+
+
+def _unadjusted(view: MarketView, series: Mapping[str, Bars], as_of: datetime) -> dict[str, list[CorporateAction]]:
+    """Per symbol the actions among its bars that moved its price and that no factor undoes."""
+    if not series:
+        return {}
+    spans = {symbol: (int(bars.day[0]), int(bars.day[-1])) for symbol, bars in series.items()}
+    first, last = min(span[0] for span in spans.values()), max(span[1] for span in spans.values())
+    found: dict[str, list[CorporateAction]] = {}
+    for action in view.actions(EPOCH + timedelta(days=first), EPOCH + timedelta(days=last), ist_date(as_of)):
+        span = spans.get(action.symbol)
+        if span and action.kind in UNADJUSTABLE_KINDS and span[0] < day_number(action.ex_date) <= span[1]:
+            found.setdefault(action.symbol, []).append(action)
+    return found

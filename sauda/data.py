@@ -3,19 +3,20 @@
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from contracts.market import Interval
+from contracts.market import ADJUSTING_KINDS, Interval
 from data_service.config import Settings
 from data_service.errors import DataServiceError
 from data_service.imports.formats import FACTORS, KINDS
 from data_service.imports.load import Imported, import_file
 from data_service.sessions import Sessions, load_sessions
-from data_service.store.parquet_store import BarStore
+from data_service.store.stores import Stores, embedded
 
 BAD_ROWS_SHOWN_MAX = 20
 
@@ -26,9 +27,9 @@ DataDir = Annotated[
 ]
 
 
-def _store(data_dir: Path | None) -> BarStore:
+def _stores(data_dir: Path | None) -> Stores:
     settings = Settings(data_dir=data_dir) if data_dir else Settings()
-    return BarStore(settings.recorded_dir)
+    return embedded(settings.recorded_dir)
 
 
 def _kind(value: str | None) -> str | None:
@@ -57,10 +58,10 @@ def _summary(name: str, result: Imported) -> list[str]:
 
 
 def _import_one(
-    store: BarStore, sessions: Sessions, path: Path, kind: str | None, interval: Interval | None, skip: bool
+    stores: Stores, sessions: Sessions, path: Path, kind: str | None, interval: Interval | None, skip: bool
 ) -> tuple[bool, list[str]]:
     try:
-        result = import_file(store, sessions, path, kind=kind, interval=interval, skip_bad_rows=skip)
+        result = import_file(stores, sessions, path, kind=kind, interval=interval, skip_bad_rows=skip)
     except (DataServiceError, OSError) as error:
         return False, [f"{path.name}: nothing imported: {error}"]
     return result.imported, _summary(path.name, result)
@@ -86,14 +87,14 @@ def import_command(
     if not work:
         raise typer.BadParameter("name at least one file")
     console = Console(highlight=False)
-    store, sessions = _store(data_dir), load_sessions()
+    stores, sessions = _stores(data_dir), load_sessions()
     failed = False
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("Importing", total=len(work))
         for path, layout in work:
             progress.update(task, description=escape(path.name))
-            done, lines = _import_one(store, sessions, path, layout, interval, skip_bad_rows)
+            done, lines = _import_one(stores, sessions, path, layout, interval, skip_bad_rows)
             failed = failed or not done
             progress.console.print("\n".join(lines), markup=False, soft_wrap=True)
             progress.advance(task)
@@ -105,18 +106,22 @@ def import_command(
 def status(data_dir: DataDir = None) -> None:
     """What is stored: per interval the symbols, days, rows and size."""
     console = Console(highlight=False)
-    store = _store(data_dir)
+    stores = _stores(data_dir)
     try:
-        held, factors = store.status(), store.factors()
+        held, actions = stores.bars.status(), stores.facts.actions()
     except DataServiceError as error:
         console.print(str(error), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from error
-    if not held and factors.is_empty():
-        console.print(f"Nothing is stored in {store.folder}: import with `sauda data import FILE`.", soft_wrap=True)
+    if not held and actions.is_empty():
+        console.print(f"Nothing is stored in {stores.facts.folder}: use `sauda data import FILE`.", soft_wrap=True)
         return
     table = Table("interval", "symbols", "from", "through", "rows", "MB")
     for row in held:
-        size = f"{row.size_bytes / 1e6:.1f}"
+        size = "" if row.size_bytes is None else f"{row.size_bytes / 1e6:.1f}"
         table.add_row(row.interval, str(row.symbols), str(row.from_), str(row.through), f"{row.rows:,}", size)
     console.print(table)
-    console.print(f"{len(factors)} splits and bonuses of {factors['symbol'].n_unique()} symbols")
+    adjusting = actions.filter(pl.col("kind").is_in(ADJUSTING_KINDS))
+    console.print(
+        f"{len(actions)} corporate actions of {actions['symbol'].n_unique()} symbols, "
+        f"{len(adjusting)} of them splits and bonuses"
+    )

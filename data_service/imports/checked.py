@@ -1,17 +1,28 @@
 """Turns a file's table into checked bars or factors: every row is either exact integers or a line and a reason."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
 import polars as pl
 
 from contracts.market import Interval
+from data_service.actions import parse_feed, unreadable_rows
 from data_service.bars import INTERVAL_S
-from data_service.imports.formats import PRICES, Layout, day_in_name, epoch_s, layout_of
+from data_service.imports.formats import (
+    ACTIONS,
+    PRICES,
+    Layout,
+    day_in_name,
+    epoch_s,
+    is_action_feed,
+    layout_of,
+    of_bse,
+)
 from data_service.imports.source import LINE, BadRow, ImportRefusedError, Table, read_table
 from data_service.sessions import EPOCH, IST_OFFSET_S, OPEN_USUAL_S, Sessions, ist_midnight_s
-from data_service.store.parquet_store import BAR_KEY, BAR_SCHEMA, FACTOR_KEY, FACTOR_SCHEMA
+from data_service.store.facts import FACTOR_SCHEMA, factor_actions
+from data_service.store.schemas import BAR_KEY, BAR_SCHEMA, INSTRUMENT_SCHEMA
 
 SYMBOL_PATTERN = r"^[A-Z0-9][A-Z0-9&\-]{0,19}$"
 PRICE_PAISE_MAX = 10**10
@@ -23,13 +34,15 @@ START_MIN_S = ist_midnight_s(date(YEAR_MIN, 1, 1))
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A file's good rows (BAR_SCHEMA, or FACTOR_SCHEMA where `interval` is None) and its bad ones."""
+    """A file's good rows (BAR_SCHEMA, or ACTION_SCHEMA where `interval` is None), its bad ones, and what it says of the
+    instruments themselves (INSTRUMENT_SCHEMA)."""
 
     kind: str
     interval: Interval | None
     rows: pl.DataFrame
     bad: list[BadRow]
     notes: list[str]
+    instruments: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=INSTRUMENT_SCHEMA))
 
 
 def read_checked(
@@ -37,6 +50,8 @@ def read_checked(
 ) -> Checked:
     """Read and check one file; `kind` and `interval` override what its content suggests. Raises ImportRefusedError."""
     table = read_table(path)
+    if is_action_feed(table.frame.columns[1:], kind):
+        return _checked_feed(table)
     layout = layout_of(table.frame.columns[1:], kind)
     if layout is None:
         return _checked_factors(table)
@@ -44,6 +59,8 @@ def read_checked(
 
 
 def _checked_bars(path: Path, table: Table, layout: Layout, sessions: Sessions, interval: Interval | None) -> Checked:
+    if layout.kind == "udiff" and "src" in table.frame.columns and (table.frame["src"] == "BSE").any():
+        layout = of_bse(layout)
     frame = _of_series(table.frame, layout)
     rows = frame.select(LINE, *_standard(frame, layout, path))
     found = interval or (Interval.DAY_1 if layout.daily else interval_of(rows))
@@ -52,7 +69,29 @@ def _checked_bars(path: Path, table: Table, layout: Layout, sessions: Sessions, 
     rows = rows.with_columns(reason=_bar_reason(found))
     bad = table.bad + _bad_rows(rows)
     good = rows.filter(pl.col("reason").is_null())
-    return Checked(layout.kind, found, _paise(good), sorted(bad, key=lambda row: row.line), _notes(good, sessions))
+    return Checked(
+        layout.kind,
+        found,
+        _paise(good, layout.source),
+        sorted(bad, key=lambda row: row.line),
+        _notes(good, sessions),
+        _instruments(frame, layout, rows),
+    )
+
+
+def _instruments(frame: pl.DataFrame, layout: Layout, rows: pl.DataFrame) -> pl.DataFrame:
+    """What an exchange's file says of its shares; other files are not asked."""
+    if layout.source == "file":
+        return pl.DataFrame(schema=INSTRUMENT_SCHEMA)
+    said = {"isin": layout.isin, "name": layout.title, "series": layout.series_column}
+    columns = [pl.col(source).alias(name) for name, source in said.items() if source in frame.columns]
+    day = pl.from_epoch(pl.col("start") + IST_OFFSET_S).dt.date()
+    known = frame.select(columns).with_columns(rows["symbol"], rows.select(known_on=day)["known_on"])
+    known = known.filter(rows["reason"].is_null()).with_columns(
+        exchange=pl.lit(layout.source), source=pl.lit(layout.source)
+    )
+    absent = [pl.lit(None, kind).alias(name) for name, kind in INSTRUMENT_SCHEMA.items() if name not in known.columns]
+    return known.with_columns(absent).select(list(INSTRUMENT_SCHEMA)).cast(INSTRUMENT_SCHEMA)
 
 
 def _of_series(frame: pl.DataFrame, layout: Layout) -> pl.DataFrame:
@@ -114,7 +153,8 @@ def _bar_reason(interval: Interval) -> pl.Expr:
     low, high, close, volume = pl.col("low"), pl.col("high"), pl.col("close"), pl.col("volume")
     year = pl.from_epoch(pl.col("start") + IST_OFFSET_S).dt.year()
     length_s = INTERVAL_S.get(interval)
-    aligned = pl.lit(True) if length_s is None else pl.col("start") % length_s == 0
+    # Sessions open on a multiple of five minutes; longer bars are counted from there, not from the full hour.
+    aligned = pl.lit(True) if length_s is None else pl.col("start") % min(length_s, 300) == 0
     open_ = pl.col("open")
     checks: list[tuple[pl.Expr, pl.Expr]] = [
         (~pl.col("symbol").str.contains(SYMBOL_PATTERN).fill_null(False), _said("symbol {} is not valid", "symbol")),
@@ -144,9 +184,9 @@ def _bad_rows(rows: pl.DataFrame) -> list[BadRow]:
     return [BadRow(line, reason) for line, reason in bad.iter_rows()]
 
 
-def _paise(good: pl.DataFrame) -> pl.DataFrame:
+def _paise(good: pl.DataFrame, source: str) -> pl.DataFrame:
     whole = [pl.col(name).round().cast(pl.Int64) for name in (*PRICES, "volume")]
-    return good.select("symbol", "start", *whole).cast(BAR_SCHEMA)
+    return good.select("symbol", "start", *whole, source=pl.lit(source)).cast(BAR_SCHEMA)
 
 
 def _notes(good: pl.DataFrame, sessions: Sessions) -> list[str]:
@@ -162,6 +202,12 @@ def _notes(good: pl.DataFrame, sessions: Sessions) -> list[str]:
     if phantom:
         notes.append(f"{phantom} rows are of days on which the calendar has no session")
     return notes
+
+
+def _checked_feed(table: Table) -> Checked:
+    frame, lines = table.frame.drop(LINE), table.frame[LINE].to_list()
+    bad = [BadRow(lines[row], reason) for row, reason in unreadable_rows(frame)]
+    return Checked(ACTIONS, None, parse_feed(frame, "nse"), sorted(table.bad + bad, key=lambda row: row.line), [])
 
 
 def _checked_factors(table: Table) -> Checked:
@@ -180,8 +226,8 @@ def _checked_factors(table: Table) -> Checked:
         (pl.col("ex_date").is_null(), _said("ex-date {} cannot be read", "when_text")),
         (~pl.col("factor").is_finite().fill_null(False), _said("factor {} is not a number", "factor_text")),
         (~pl.col("factor").is_between(1e-6, 1e6), _said("factor {} is out of range", "factor_text")),
-        (~pl.struct(FACTOR_KEY).is_first_distinct(), _said("{} {} is there twice", "symbol", "when_text")),
+        (~pl.struct("symbol", "ex_date").is_first_distinct(), _said("{} {} is there twice", "symbol", "when_text")),
     ]
     rows = rows.with_columns(reason=pl.coalesce(*(pl.when(wrong).then(reason) for wrong, reason in checks)))
-    good = rows.filter(pl.col("reason").is_null()).select(list(FACTOR_SCHEMA))
+    good = factor_actions(rows.filter(pl.col("reason").is_null()).select(list(FACTOR_SCHEMA)))
     return Checked("factors", None, good, sorted(table.bad + _bad_rows(rows), key=lambda row: row.line), [])

@@ -1,7 +1,7 @@
 """The file layouts the importer knows, as data: how to recognise each and where its columns are."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 
 import polars as pl
@@ -13,7 +13,10 @@ PRICES = ("open", "high", "low", "close")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Column names (lower case) of one layout. `series` keeps only rows whose `series_column` is one of them."""
+    """Column names (lower case) of one layout. `series` keeps only rows whose `series_column` is one of them.
+
+    `source` is whose word the file is (store.schemas.TRUST); `isin` and `title` (the company's name) may be absent.
+    """
 
     kind: str
     when: str
@@ -25,6 +28,9 @@ class Layout:
     unit: int = 100
     daily: bool = True
     extra: tuple[str, ...] = field(default=())
+    source: str = "file"
+    isin: str | None = None
+    title: str | None = None
 
     @property
     def columns(self) -> set[str]:
@@ -33,19 +39,25 @@ class Layout:
         return {self.symbol, *self.prices, self.volume, *when, *series, *self.extra}
 
 
+BSE_SERIES = ("A", "B", "E", "F", "M", "MS", "MT", "P", "R", "T", "X", "XT", "Z", "ZP")
+"""BSE's groups of equity in its UDiFF file (its own list; others are bonds and funds)."""
+
 FACTORS = "factors"
 FACTOR_COLUMNS = {"symbol", "exdate", "factor"}
+ACTIONS = "actions"
 
 LAYOUTS = (
     Layout(
-        "udiff", "traddt", ("opnpric", "hghpric", "lwpric", "clspric"), "ttltradgvol", "tckrsymb", "sctysrs"
+        "udiff", "traddt", ("opnpric", "hghpric", "lwpric", "clspric"), "ttltradgvol", "tckrsymb", "sctysrs",
+        source="nse", isin="isin", title="fininstrmnm",
     ),
     Layout(
         "nse_full", "date1", ("open_price", "high_price", "low_price", "close_price"), "ttl_trd_qnty",
-        series_column="series",
+        series_column="series", source="nse",
     ),
-    Layout("nse_old", "timestamp", PRICES, "tottrdqty", series_column="series"),
-    Layout("bse_old", "", PRICES, "no_of_shrs", "sc_code", "sc_type", series=("Q",), extra=("sc_name",)),
+    Layout("nse_old", "timestamp", PRICES, "tottrdqty", series_column="series", source="nse", isin="isin"),
+    Layout("bse_old", "", PRICES, "no_of_shrs", "sc_code", "sc_type", series=("Q",), extra=("sc_name",),
+           source="bse", title="sc_name"),
     Layout("paise", "date", ("open_p", "high_p", "low_p", "close_p"), "volume", unit=1),
     Layout("bars", "start", PRICES, "volume", daily=False),
     Layout("bars", "ts", PRICES, "volume", daily=False),
@@ -54,11 +66,22 @@ LAYOUTS = (
 """In the order they are tried. `udiff`: NSE's bhavcopy since July 2024; `nse_old`: before; `nse_full`: with deliveries;
 `bse_old`: one day of BSE, the day in the file's name (EQddmmyy), symbols are scrip codes; `paise`: integer paise."""
 
-KINDS = (*dict.fromkeys(layout.kind for layout in LAYOUTS), FACTORS)
+KINDS = (*dict.fromkeys(layout.kind for layout in LAYOUTS), FACTORS, ACTIONS)
 
 DATE_FORMATS = ("%Y-%m-%d", "%d-%b-%Y", "%d-%m-%Y", "%d/%m/%Y", "%Y%m%d")
 INSTANT_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M")
 OFFSET_INSTANT_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%dT%H:%M:%S%.f%z")
+
+
+def is_action_feed(columns: list[str], kind: str | None) -> bool:
+    """Whether a table is the exchange's feed of corporate actions; its columns' spelling changed over the years."""
+    names = {re.sub(r"[^a-z]", "", column) for column in columns}
+    return kind == ACTIONS or (kind is None and "exdate" in names and bool(names & {"subject", "purpose"}))
+
+
+def of_bse(layout: Layout) -> Layout:
+    """The UDiFF layout for BSE's own file: shares are named by their scrip code there."""
+    return replace(layout, symbol="fininstrmid", series=BSE_SERIES, source="bse")
 
 
 def layout_of(columns: list[str], kind: str | None) -> Layout | None:

@@ -7,7 +7,8 @@ from contracts.market import Interval
 from data_service.imports.checked import read_checked
 from data_service.imports.source import BadRow
 from data_service.sessions import Sessions
-from data_service.store.parquet_store import BarStore, Upserted
+from data_service.store.base import Upserted
+from data_service.store.stores import Stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Imported:
 
 
 def import_file(
-    store: BarStore,
+    stores: Stores,
     sessions: Sessions,
     path: Path,
     *,
@@ -39,7 +40,8 @@ def import_file(
     if checked.bad and not skip_bad_rows:
         return Imported(checked.kind, checked.interval, False, Upserted(), checked.bad, checked.notes)
     if checked.interval is None:
-        counts = store.upsert_factors(checked.rows)
+        counts = stores.facts.upsert_actions(checked.rows)
     else:
-        counts = store.upsert_bars(checked.interval, checked.rows)
+        counts = stores.bars.upsert(checked.interval, checked.rows)
+        stores.facts.upsert_instruments(checked.instruments)
     return Imported(checked.kind, checked.interval, True, counts, checked.bad, checked.notes)

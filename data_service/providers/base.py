@@ -1,53 +1,115 @@
-"""What every source of market data offers, whether it is generated or recorded."""
+"""What an upstream source of market data offers, and the ways in which it can fail."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
+from enum import StrEnum
 from typing import Protocol
 
-from contracts.market import Instrument, Interval, Quote
-from data_service.adjust import Factors
-from data_service.bars import Bars
+import polars as pl
+
+from contracts.market import Interval
+from data_service.errors import DataServiceError
+
+
+class Kind(StrEnum):
+    """The kinds of data; each has its own order of providers and its own circuit breaker per provider."""
+
+    DAILY_BARS = "daily_bars"
+    INTRADAY_BARS = "intraday_bars"
+    QUOTES = "quotes"
+    INSTRUMENTS = "instruments"
+    ACTIONS = "actions"
+
+
+class ProviderError(DataServiceError):
+    """The provider gave no usable answer: unreachable, too slow, garbage, refused. Another one may."""
+
+
+class UnsupportedError(ProviderError):
+    """This provider does not offer that kind of data."""
+
+
+class RateLimitedError(ProviderError):
+    """The provider asks to be left alone for `retry_after_s` seconds."""
+
+    def __init__(self, detail: str, retry_after_s: float) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class IncompleteError(ProviderError):
+    """A part of the answer came, the rest failed: `got` is what the method would have returned, `cause` why."""
+
+    def __init__(self, cause: ProviderError, got: pl.DataFrame | Mapping[str, "RawQuote"]) -> None:
+        super().__init__(str(cause))
+        self.cause, self.got = cause, got
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
-    """Why there is no answer for one symbol."""
+class RawQuote:
+    """A quote as its provider said it, unchecked. Rupees; None where it does not say.
 
-    reason: str
+    `as_of_s` is seconds since 1970-01-01 UTC at which the provider says this was the market, None where it says
+    nothing; `volume` is shares of the session so far.
+    """
 
-
-UNKNOWN_SYMBOL = Missing("unknown symbol")
-
-
-class MarketView(Protocol):
-    """One consistent state of a source; nothing that ended after `as_of_s` (seconds since the epoch) leaves it."""
-
-    def instruments(self, as_of_s: int) -> list[Instrument]:
-        """All shares known at `as_of_s`, with the tick size and band of then."""
-        ...
-
-    def bars(self, symbol: str, interval: Interval, from_: date, through: date, as_of_s: int) -> Bars | Missing:
-        """Unadjusted bars of the sessions, ended by `as_of_s`, at least one."""
-        ...
-
-    def factors(self, symbol: str) -> Factors:
-        """The splits and bonuses known of `symbol`."""
-        ...
-
-    def quote(self, symbol: str, as_of_s: int) -> Quote | Missing:
-        """The market in `symbol` as it stood at `as_of_s`."""
-        ...
-
-    def days(self, as_of_s: int) -> tuple[date, date] | None:
-        """First and last session date with data at `as_of_s`; None where there is none."""
-        ...
+    symbol: str
+    source: str
+    as_of_s: float | None
+    last: Decimal | None
+    bid: Decimal | None = None
+    ask: Decimal | None = None
+    open: Decimal | None = None
+    high: Decimal | None = None
+    low: Decimal | None = None
+    previous_close: Decimal | None = None
+    volume: int | None = None
+    lower_band: Decimal | None = None
+    upper_band: Decimal | None = None
 
 
 class Provider(Protocol):
-    """A source of market data. `name` stands in replies and quotes."""
+    """An upstream source. `name` is one of store.schemas.TRUST; `kinds` says which of the methods it offers.
+
+    Nothing is checked here beyond the format: what comes back goes through the quality gate. Symbols the source does
+    not know are absent from its answer.
+    """
 
     name: str
+    kinds: frozenset[Kind]
 
-    def view(self) -> MarketView:
-        """The source's present state; one request uses one view. Raises StoreError where a file is damaged."""
+    async def bars(self, symbols: Sequence[str], interval: Interval, from_: date, through: date) -> pl.DataFrame:
+        """Unadjusted bars (store.schemas.BAR_SCHEMA) of the days, both inclusive. Raises ProviderError."""
         ...
+
+    async def quotes(self, symbols: Sequence[str]) -> Mapping[str, RawQuote]:
+        """The market's present. Raises ProviderError."""
+        ...
+
+    async def instruments(self) -> pl.DataFrame:
+        """The instrument master of today (INSTRUMENT_SCHEMA). Raises ProviderError."""
+        ...
+
+    async def actions(self, from_: date, through: date) -> pl.DataFrame:
+        """Corporate actions (ACTION_SCHEMA) with an ex-date in the days. Raises ProviderError."""
+        ...
+
+
+class Unsupporting:
+    """Base of providers: refuses what the subclass does not offer."""
+
+    name = ""
+
+    async def bars(self, symbols: Sequence[str], interval: Interval, from_: date, through: date) -> pl.DataFrame:  # noqa: ARG002
+        raise UnsupportedError(f"{self.name} has no {interval} bars")
+
+    async def quotes(self, symbols: Sequence[str]) -> Mapping[str, RawQuote]:  # noqa: ARG002
+        raise UnsupportedError(f"{self.name} has no quotes")
+
+    async def instruments(self) -> pl.DataFrame:
+        raise UnsupportedError(f"{self.name} has no instruments")
+
+    async def actions(self, from_: date, through: date) -> pl.DataFrame:  # noqa: ARG002
+        raise UnsupportedError(f"{self.name} has no corporate actions")

@@ -1,36 +1,33 @@
 """Serves imported bars: the market as it was, with quotes made of the finest bars there are."""
 
-import csv
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
+import polars as pl
 
-from contracts.market import Instrument, Interval, Quote
-from data_service.adjust import Factors, multipliers
-from data_service.bars import Bars
-from data_service.providers.base import Missing
-from data_service.quotes import SessionSoFar, build_quote, rupees
+from contracts.market import CorporateAction, Instrument, Interval, Quote
+from data_service.actions import NameSpan, company_names, names_of
+from data_service.adjust import NO_FACTORS, Factors, factors_of, multipliers
+from data_service.bars import Bars, joined, without_days
+from data_service.encode import wire_actions
+from data_service.instruments import InstrumentMaster
+from data_service.quotes import SessionSoFar, build_quote
+from data_service.resample import daily_of, filled_up, finer_than, resampled
 from data_service.sessions import EPOCH, Sessions, ist_instant
 from data_service.store.frames import Decoder, StoreSnapshot
-from data_service.store.parquet_store import BarStore, Signature
-from data_service.ticks import BAND_DYNAMIC_PCT, tick_paise
-
-REFERENCE_FILE = Path(__file__).parents[1] / "reference" / "instruments.csv"
-BAND_FIXED_PCT = 20
-"""Assumed where a share is not known to have derivatives: the widest of the exchanges' fixed bands."""
+from data_service.store.stores import Stores
+from data_service.views import Missing
 
 NOTHING_ENDED = Missing("no bar of it that had ended is stored: import more with `sauda data import FILE`")
 """One reason for all, because whether a symbol appears later must not show."""
 
 FINEST_FIRST = (Interval.MIN_1, Interval.MIN_5, Interval.DAY_1)
+"""What quotes are made of."""
 
-
-def load_reference(path: Path = REFERENCE_FILE) -> dict[str, str]:
-    """Names of the shares known to have derivatives, by symbol."""
-    with path.open(newline="", encoding="utf-8") as lines:
-        return {row["symbol"]: row["name"] for row in csv.DictReader(lines)}
+FACTORS_CACHED_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +54,60 @@ def _latest(snapshot: StoreSnapshot, symbol: str, interval: Interval, as_of_s: i
 class RecordedView:
     """One state of the store."""
 
-    def __init__(self, snapshot: StoreSnapshot, reference: dict[str, str]) -> None:
-        self._snapshot, self._reference = snapshot, reference
+    def __init__(self, snapshot: StoreSnapshot, master: InstrumentMaster, sessions: Sessions) -> None:
+        self._snapshot, self._master, self._sessions = snapshot, master, sessions
+        self._names = lru_cache(FACTORS_CACHED_MAX)(self._names_of)
+        self._factors = lru_cache(FACTORS_CACHED_MAX)(self._factors_of)
+
+    def _names_of(self, symbol: str, as_of: date) -> tuple[NameSpan, ...]:
+        return tuple(names_of(symbol, self._snapshot.renames, as_of))
+
+    def _factors_of(self, symbol: str, as_of: date) -> Factors:
+        names = {span.name for span in company_names(symbol, self._snapshot.renames, as_of)}
+        found = [actions for name in names if (actions := self._snapshot.actions_by_symbol.get(name)) is not None]
+        return factors_of(pl.concat(found), as_of) if found else NO_FACTORS
 
     def bars(self, symbol: str, interval: Interval, from_: date, through: date, as_of_s: int) -> Bars | Missing:
-        """See MarketView."""
-        stored = self._snapshot.between(symbol, interval, from_.year, through.year)
-        bars = stored.between(from_, through, as_of_s) if stored else None
-        return bars if bars else NOTHING_ENDED
+        """See MarketView. A renamed share's bars are joined under the name it had at `as_of_s`."""
+        parts = [
+            self._named(span.name, interval, max(from_, span.first), min(through, span.last), as_of_s)
+            for span in self._names(symbol, ist_instant(as_of_s).date())
+            if span.first <= through and span.last >= from_
+        ]
+        found = [bars for bars in parts if bars is not None and len(bars)]
+        return joined(found) if found else NOTHING_ENDED
 
-    def factors(self, symbol: str) -> Factors:
+    def _named(self, name: str, interval: Interval, from_: date, through: date, as_of_s: int) -> Bars | None:
+        """The bars stored under one name; sessions without a bar of this interval are made of finer ones."""
+        bars = self._stored(name, interval, from_, through, as_of_s)
+        held = self._snapshot.intervals()
+        for finer in finer_than(interval):
+            if finer not in held:
+                continue
+            extra = self._stored(name, finer, from_, through, as_of_s)
+            if extra is not None and bars is not None:
+                extra = without_days(extra, bars.day)
+            if extra is not None and len(extra):
+                has_derivatives = name in self._master.derivatives
+                if interval is Interval.DAY_1:
+                    made = daily_of(extra, self._sessions, has_derivatives)
+                else:
+                    made = resampled(extra, interval, self._sessions, has_derivatives)
+                bars = filled_up(bars, made.part(0, made.ended_by(as_of_s)))
+        return bars
+
+    def _stored(self, name: str, interval: Interval, from_: date, through: date, as_of_s: int) -> Bars | None:
+        stored = self._snapshot.between(name, interval, from_.year, through.year)
+        return stored.between(from_, through, as_of_s) if stored else None
+
+    def factors(self, symbol: str, as_of: date) -> Factors:
         """See MarketView."""
-        return self._snapshot.factors_of(symbol)
+        return self._factors(symbol, as_of)
+
+    def actions(self, from_: date, through: date, as_of: date) -> list[CorporateAction]:
+        """See MarketView."""
+        known = pl.col("ex_date").is_between(from_, through) & (pl.col("known_on") <= as_of)
+        return wire_actions(self._snapshot.actions.filter(known))
 
     def quote(self, symbol: str, as_of_s: int) -> Quote | Missing:
         """See MarketView. Its `as_of` is the end of the last bar: nothing is known of the time after it."""
@@ -79,15 +118,17 @@ class RecordedView:
         previous = self._previous_close(symbol, chosen.day, as_of_s)
         if previous is None:
             return Missing("no close of an earlier session is stored")
+        day = EPOCH + timedelta(days=chosen.day)
         return build_quote(
             SessionSoFar(
                 symbol=symbol,
                 source="recorded",
-                day=EPOCH + timedelta(days=chosen.day),
+                day=day,
                 as_of_s=int(chosen.bars.end[-1]),
+                asked_s=as_of_s,
                 bars=chosen.bars,
                 previous_close=previous,
-                band_pct=BAND_DYNAMIC_PCT if symbol in self._reference else BAND_FIXED_PCT,
+                band_pct=self._master.band_pct(symbol, day),
             )
         )
 
@@ -103,29 +144,21 @@ class RecordedView:
         if not closes:
             return None
         closed_on, close = max(closes, key=lambda candidate: candidate[0])
-        scale = multipliers(np.array([closed_on]), self.factors(symbol), EPOCH + timedelta(days=day))
+        on = EPOCH + timedelta(days=day)
+        scale = multipliers(np.array([closed_on]), self.factors(symbol, on), on)
         return max(round(close * float(scale[0])), 1)
 
     def instruments(self, as_of_s: int) -> list[Instrument]:
-        """See MarketView. A share is known from its first ended bar on."""
-        listed = ((symbol, self._last_close(symbol, as_of_s)) for symbol in self._snapshot.symbols)
-        return [self._instrument(symbol, close, as_of_s) for symbol, close in listed if close]
+        """See MarketView. A share is known from its first ended bar on, until its symbol is given up."""
+        day = ist_instant(as_of_s).date()
+        names = [symbol for symbol in self._snapshot.symbols if self._names(symbol, day)[-1].last >= day]
+        listed = ((symbol, self._last_close(symbol, as_of_s)) for symbol in names)
+        return [self._master.at(symbol, close, day) for symbol, close in listed if close]
 
     def _last_close(self, symbol: str, as_of_s: int) -> int | None:
         ended = (next(self._snapshot.ended(symbol, interval, as_of_s), None) for interval in Interval)
         newest = max((bars for bars in ended if bars), key=lambda bars: int(bars.end[-1]), default=None)
         return int(newest.close[-1]) if newest else None
-
-    def _instrument(self, symbol: str, close: int, as_of_s: int) -> Instrument:
-        tick = tick_paise(np.array([close]), ist_instant(as_of_s).date())
-        has_derivatives = symbol in self._reference
-        return Instrument(
-            symbol=symbol,
-            name=self._reference.get(symbol, symbol),
-            tick_size_rupees=rupees(tick[0]),
-            has_derivatives=has_derivatives,
-            band_pct=None if has_derivatives else rupees(BAND_FIXED_PCT * 100),
-        )
 
     def days(self, as_of_s: int) -> tuple[date, date] | None:
         """See MarketView."""
@@ -138,20 +171,23 @@ class RecordedView:
 
 
 class RecordedMarket:
-    """The provider: notices an import by the files' stamps and then shows a new view."""
+    """The market as it is stored; notices an import by the store's stamps and then shows a new view."""
 
     name = "recorded"
 
-    def __init__(self, store: BarStore, sessions: Sessions, reference: dict[str, str]) -> None:
-        self._store, self._reference = store, reference
+    def __init__(self, stores: Stores, sessions: Sessions, reference: Mapping[str, str]) -> None:
+        self._stores, self._sessions, self._reference = stores, sessions, reference
         self._decoder = Decoder(sessions, frozenset(reference))
-        self._current: tuple[Signature, RecordedView] | None = None
+        self._current: tuple[Hashable, RecordedView] | None = None
 
     def view(self) -> RecordedView:
-        """The store as it is now."""
-        signature = self._store.signature()
+        """The store as it is now. Raises StoreError."""
+        stamps, facts = self._stores.bars.stamps(), self._stores.facts
+        key = (tuple(sorted(stamps.items())), facts.signature())
         current = self._current
-        if current is None or current[0] != signature:
-            snapshot = StoreSnapshot(self._store, self._decoder, signature)
-            current = self._current = signature, RecordedView(snapshot, self._reference)
+        if current is None or current[0] != key:
+            master = InstrumentMaster(facts.instruments(), self._reference)
+            self._decoder = self._decoder.for_derivatives(master.derivatives)
+            snapshot = StoreSnapshot(self._stores, self._decoder, stamps)
+            current = self._current = key, RecordedView(snapshot, master, self._sessions)
         return current[1]

@@ -7,16 +7,17 @@ from typing import Self
 
 import numpy as np
 
-from contracts.market import Instrument, Interval, Quote
+from contracts.market import CorporateAction, Instrument, Interval, Quote
 from data_service.adjust import NO_FACTORS, Factors
-from data_service.bars import INTERVAL_S, PRICE_FIELDS, Bars, day_number, grouped, joined
-from data_service.providers.base import UNKNOWN_SYMBOL, Missing
+from data_service.bars import PRICE_FIELDS, SOURCE_CODES, Bars, day_number, joined
 from data_service.quotes import SessionSoFar, build_quote, rupees
+from data_service.resample import resampled
 from data_service.sessions import Sessions
 from data_service.simulator.history import NoiseSource, load_or_generate
 from data_service.simulator.model import Minutes, session_noise, simulate_session
 from data_service.simulator.universe import Universe
 from data_service.ticks import BAND_DYNAMIC_PCT, tick_paise
+from data_service.views import UNKNOWN_SYMBOL, Missing
 
 MINUTE_SESSIONS_CACHED_MAX = 64
 
@@ -59,7 +60,9 @@ class SimulatedMarket:
         history = self._history
         prices = {name: getattr(history, name)[:, column] for name in PRICE_FIELDS}
         ends = self._closes[self._universe.has_derivatives[column]]
-        return Bars(day=self._days, start=self._opens, end=ends, volume=history.volume[:, column], **prices)
+        source = np.full(len(self._days), SOURCE_CODES[self.name])
+        volume = history.volume[:, column]
+        return Bars(day=self._days, start=self._opens, end=ends, volume=volume, source=source, **prices)
 
     def _minute_bars(self, column: int, index: int) -> Bars:
         session = self._sessions.all[index]
@@ -67,15 +70,13 @@ class SimulatedMarket:
         minutes = self._minutes(index)
         start = session.open_s + 60 * np.arange(count)
         columns = {name: getattr(minutes, name)[:count, column] for name in (*PRICE_FIELDS, "volume")}
-        return Bars(day=np.full(count, self._days[index]), start=start, end=start + 60, **columns)
+        day, source = (np.full(count, value) for value in (self._days[index], SOURCE_CODES[self.name]))
+        return Bars(day=day, start=start, end=start + 60, source=source, **columns)
 
     def _intraday(self, column: int, interval: Interval, index: int, as_of_s: int) -> Bars:
-        session, minutes = self._sessions.all[index], self._minute_bars(column, index)
-        if interval is Interval.MIN_1:
-            bars = minutes
-        else:
-            close_s = session.close_s(self._universe.has_derivatives[column])
-            bars = grouped(minutes, INTERVAL_S[interval], session.open_s, close_s)
+        bars = self._minute_bars(column, index)
+        if interval is not Interval.MIN_1:
+            bars = resampled(bars, interval, self._sessions, self._universe.has_derivatives[column])
         return bars.part(0, bars.ended_by(as_of_s))
 
     def bars(self, symbol: str, interval: Interval, from_: date, through: date, as_of_s: int) -> Bars | Missing:
@@ -111,6 +112,7 @@ class SimulatedMarket:
                 source=self.name,
                 day=session.day,
                 as_of_s=min(as_of_s, session.close_s(self._universe.has_derivatives[column])),
+                asked_s=as_of_s,
                 bars=bars,
                 previous_close=int(self._history.previous_close[index, column]),
                 band_pct=BAND_DYNAMIC_PCT,
@@ -135,9 +137,13 @@ class SimulatedMarket:
             band_pct=None if universe.has_derivatives[column] else rupees(BAND_DYNAMIC_PCT * 100),
         )
 
-    def factors(self, symbol: str) -> Factors:  # noqa: ARG002 - invented companies split nothing
+    def factors(self, symbol: str, as_of: date) -> Factors:  # noqa: ARG002 - invented companies split nothing
         """See MarketView."""
         return NO_FACTORS
+
+    def actions(self, from_: date, through: date, as_of: date) -> list[CorporateAction]:  # noqa: ARG002
+        """See MarketView."""
+        return []
 
     def days(self, as_of_s: int) -> tuple[date, date] | None:
         """See MarketView."""

@@ -1,28 +1,31 @@
-"""Decodes stored files into arrays and keeps them in memory for as long as the files stay as they are."""
+"""Decodes stored parts into arrays and keeps them in memory for as long as they stay as they are."""
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from contracts.market import Interval
-from data_service.adjust import NO_FACTORS, Factors
-from data_service.bars import INTERVAL_S, PRICE_FIELDS, Bars, Ints, joined
-from data_service.sessions import EPOCH, IST_OFFSET_S, Sessions
-from data_service.store.parquet_store import BAR_SCHEMA, BarStore, Signature, read_frame
+from contracts.market import ActionKind, Interval
+from data_service.bars import INTERVAL_S, PRICE_FIELDS, SOURCE_CODES, Bars, Ints, joined
+from data_service.resample import official_closes, session_spans
+from data_service.sessions import DAY_S, IST_OFFSET_S, Sessions
+from data_service.store.base import BarStore, Part
+from data_service.store.schemas import BAR_KEY
+from data_service.store.stores import Stores
 
-FRAMES_CACHED_MAX = 64
-DAY_S = 86_400
+PARTS_CACHED_MAX = 64
+CLIPPED = (Interval.MIN_10, Interval.MIN_30, Interval.HOUR_1)
+"""Lengths that do not divide a usual session of 375 minutes: its last bar is shorter."""
 
 
 @dataclass(frozen=True)
 class YearBars:
-    """One stored file: all bars ordered by symbol and start, and where each symbol's begin and end."""
+    """One stored part: all bars ordered by symbol and start, and where each symbol's begin and end."""
 
     bars: Bars
     spans: dict[str, tuple[int, int]]
@@ -39,54 +42,66 @@ class YearBars:
 
 
 class Decoder:
-    """Reads files of a store into YearBars; unchanged files are decoded once."""
+    """Turns parts of a store into YearBars; unchanged parts are decoded once."""
 
     def __init__(self, sessions: Sessions, derivatives: frozenset[str]) -> None:
         self._sessions, self._derivatives = sessions, derivatives
-        self._cached = lru_cache(FRAMES_CACHED_MAX)(self._decode)
+        self._kept: OrderedDict[tuple[Part, Hashable], YearBars] = OrderedDict()
+        self._lock = Lock()
 
-    def year(self, path: Path, interval: Interval, stamp: tuple[str, int, int, int]) -> YearBars:
-        """The decoded file; `stamp` is its part of the store's signature. Raises StoreError."""
-        return self._cached(path, interval, stamp)
+    def for_derivatives(self, derivatives: frozenset[str]) -> "Decoder":
+        """This decoder, or a new one where other shares have derivatives: their daily bars end at another time."""
+        return self if derivatives == self._derivatives else Decoder(self._sessions, derivatives)
 
-    def _decode(self, path: Path, interval: Interval, stamp: tuple[str, int, int, int]) -> YearBars:  # noqa: ARG002
-        frame = read_frame(path, BAR_SCHEMA).sort("symbol", "start")
+    def year(self, store: BarStore, part: Part, stamp: Hashable) -> YearBars:
+        """The decoded part; `stamp` is what the store said of it. Raises StoreError."""
+        key = (part, stamp)
+        with self._lock:
+            decoded = self._kept.pop(key, None) or self._decode(store.read(*part), part[0])
+            self._kept[key] = decoded
+            while len(self._kept) > PARTS_CACHED_MAX:
+                self._kept.popitem(last=False)
+        return decoded
+
+    def _decode(self, stored: pl.DataFrame, interval: Interval) -> YearBars:
+        frame = stored.sort(BAR_KEY)
         groups = frame.group_by("symbol", maintain_order=True).len()
         ends = np.cumsum(groups["len"].to_numpy())
         symbols = groups["symbol"].to_list()
         spans = dict(zip(symbols, zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True), strict=True))
         start = frame["start"].to_numpy()
         day = (start + IST_OFFSET_S) // DAY_S
-        if interval is Interval.DAY_1:
-            end = self._daily_ends(day, frame["symbol"].is_in(list(self._derivatives)).to_numpy())
-        else:
-            end = start + INTERVAL_S[interval]
+        has_derivatives = frame["symbol"].is_in(list(self._derivatives)).to_numpy()
+        end = self._daily_ends(day, has_derivatives) if interval is Interval.DAY_1 else start + INTERVAL_S[interval]
+        if interval in CLIPPED:
+            _, close = session_spans(day, self._sessions, has_derivatives=False)
+            end = np.maximum(np.minimum(end, close), start + 1)
         columns: dict[str, Any] = {name: frame[name].to_numpy() for name in (*PRICE_FIELDS, "volume")}
-        return YearBars(Bars(day=day, start=start, end=end, **columns), spans)
+        codes = frame["source"].replace_strict(SOURCE_CODES, default=SOURCE_CODES["file"], return_dtype=pl.Int64)
+        return YearBars(Bars(day=day, start=start, end=end, source=codes.to_numpy(), **columns), spans)
 
     def _daily_ends(self, day: Ints, has_derivatives: np.ndarray) -> Ints:
         """A recorded daily bar is known when its official close is."""
-        unique, place = np.unique(day, return_inverse=True)
-        sessions = [self._sessions.usual(EPOCH + timedelta(days=number)) for number in unique.tolist()]
-        with_derivatives = np.array([session.official_close_s(True) for session in sessions], dtype=np.int64)
-        others = np.array([session.official_close_s(False) for session in sessions], dtype=np.int64)
-        return np.where(has_derivatives, with_derivatives[place], others[place])
+        with_derivatives, others = (official_closes(day, self._sessions, flag) for flag in (True, False))
+        return np.where(has_derivatives, with_derivatives, others)
 
 
 class StoreSnapshot:
-    """The store as one signature describes it; years are decoded when first asked for."""
+    """The store as its stamps describe it; years are decoded when first asked for."""
 
-    def __init__(self, store: BarStore, decoder: Decoder, signature: Signature) -> None:
-        self._store, self._decoder = store, decoder
-        self._stamps = {entry[0]: entry for entry in signature}
-        files = {key: path for key, path in store.bar_files().items() if path.name in self._stamps}
-        self._files = dict(sorted(files.items(), key=lambda item: item[0][1], reverse=True))
+    def __init__(self, stores: Stores, decoder: Decoder, stamps: Mapping[Part, Hashable]) -> None:
+        self._stores, self._decoder = stores, decoder
+        self._stamps = dict(sorted(stamps.items(), key=lambda item: item[0][1], reverse=True))
 
     def years(self, interval: Interval) -> Iterator[tuple[int, YearBars]]:
         """(year, bars) of one interval, newest first. Raises StoreError."""
-        for (of, year), path in self._files.items():
-            if of is interval:
-                yield year, self._decoder.year(path, interval, self._stamps[path.name])
+        for part, stamp in self._stamps.items():
+            if part[0] is interval:
+                yield part[1], self._decoder.year(self._stores.bars, part, stamp)
+
+    def intervals(self) -> set[Interval]:
+        """The intervals with any bar."""
+        return {interval for interval, _ in self._stamps}
 
     def between(self, symbol: str, interval: Interval, first_year: int, last_year: int) -> Bars | None:
         """One symbol's bars of some years, oldest first."""
@@ -108,13 +123,16 @@ class StoreSnapshot:
         return dict.fromkeys(sorted(found))
 
     @cached_property
-    def factors(self) -> dict[str, Factors]:
-        """Splits and bonuses per symbol. Raises StoreError."""
-        parts = self._store.factors().partition_by("symbol", as_dict=True)
-        return {
-            str(key[0]): Factors(part["ex_date"].to_physical().cast(pl.Int64).to_numpy(), part["factor"].to_numpy())
-            for key, part in parts.items()
-        }
+    def actions(self) -> pl.DataFrame:
+        """All corporate actions (ACTION_SCHEMA). Raises StoreError."""
+        return self._stores.facts.actions()
 
-    def factors_of(self, symbol: str) -> Factors:
-        return self.factors.get(symbol, NO_FACTORS)
+    @cached_property
+    def actions_by_symbol(self) -> dict[str, pl.DataFrame]:
+        """The corporate actions of each symbol that has any. Raises StoreError."""
+        return {str(key[0]): part for key, part in self.actions.partition_by("symbol", as_dict=True).items()}
+
+    @cached_property
+    def renames(self) -> pl.DataFrame:
+        """The changes of symbols among the actions."""
+        return self.actions.filter(pl.col("kind") == ActionKind.RENAME)

@@ -11,7 +11,9 @@ import polars as pl
 from contracts.market import Interval
 from data_service.sessions import IST, Session, Sessions, floor_s, ist_midnight_s
 from data_service.simulator.model import Noise, session_noise
-from data_service.store.parquet_store import BAR_SCHEMA, BarStore
+from data_service.store.facts import FACTOR_SCHEMA, factor_actions
+from data_service.store.schemas import BAR_SCHEMA
+from data_service.store.stores import Stores, embedded
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 
@@ -66,9 +68,9 @@ def disturbed_after(as_of_s: int, amount: float):
     return noise
 
 
-def frame(rows: Iterable[tuple[str, int, int, int, int, int, int]]) -> pl.DataFrame:
+def frame(rows: Iterable[tuple[str, int, int, int, int, int, int]], source: str = "file") -> pl.DataFrame:
     """Rows (symbol, start in s, open, high, low, close in paise, volume) as the store wants them."""
-    return pl.DataFrame(list(rows), schema=BAR_SCHEMA, orient="row")
+    return pl.DataFrame([(*row, source) for row in rows], schema=BAR_SCHEMA, orient="row")
 
 
 def five_minutes(symbol: str, day: date, closes: list[int], open_: str = "09:15") -> list[tuple]:
@@ -85,11 +87,10 @@ def daily(symbol: str, day: date, close: int) -> tuple:
     return (symbol, session(day).open_s, close - 10, close + 50, close - 60, close, 100_000)
 
 
-def filled_store(folder: Path, rows: dict[Interval, list[tuple]], factors: list[tuple] | None = None) -> BarStore:
-    store = BarStore(folder)
+def filled_store(folder: Path, rows: dict[Interval, list[tuple]], factors: list[tuple] | None = None) -> Stores:
+    stores = embedded(folder)
     for interval, bars in rows.items():
-        store.upsert_bars(interval, frame(bars))
+        stores.bars.upsert(interval, frame(bars))
     if factors:
-        schema = {"symbol": pl.String, "ex_date": pl.Date, "factor": pl.Float64}
-        store.upsert_factors(pl.DataFrame(factors, schema=schema, orient="row"))
-    return store
+        stores.facts.upsert_actions(factor_actions(pl.DataFrame(factors, schema=FACTOR_SCHEMA, orient="row")))
+    return stores

@@ -214,7 +214,7 @@ async def test_a_damaged_store_is_a_503_and_heals(tmp_path):
     async with client_of(create_app(config, lambda: NOW, sessions=short_calendar())) as client:
         assert "sauda data import" in (await client.get("/health")).json()["detail"]
         store = filled_store(config.recorded_dir, {Interval.DAY_1: [daily("TCS", date(2024, 3, 18), 100)]})
-        path = store.folder / "bars-1d-2024.parquet"
+        path = store.facts.folder / "bars-1d-2024.parquet"
         content = path.read_bytes()
         path.write_bytes(content[:100])
         found = problem(await client.post("/v1/quotes", json={"symbols": ["TCS"]}), 503, "store_unreadable")
@@ -227,7 +227,7 @@ async def test_every_operation_is_named_and_shown_by_example(paper):
     schema = orjson.loads((await paper.get("/openapi.json")).content)
     operations = [operation for path in schema["paths"].values() for operation in path.values()]
     assert {operation["operationId"] for operation in operations} == {
-        "list_instruments", "get_bars", "get_quotes", "get_clock", "get_health",
+        "list_instruments", "list_actions", "get_bars", "get_quotes", "get_clock", "get_health",
     }  # fmt: skip
     bodies = [
         operation["requestBody"]["content"]["application/json"]

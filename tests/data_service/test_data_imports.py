@@ -16,7 +16,7 @@ from contracts.market import Interval
 from data_service.imports.checked import read_checked
 from data_service.imports.load import import_file
 from data_service.imports.source import ImportRefusedError
-from data_service.store.parquet_store import BarStore
+from data_service.store.stores import embedded
 from sauda.data import app
 
 HEADER = "symbol,date,open,high,low,close,volume\n"
@@ -83,7 +83,8 @@ def test_each_bhavcopy_is_known_by_its_content(tmp_path, name, content, kind, fi
     checked = read_checked(path, CALENDAR)
     assert (checked.kind, checked.interval, checked.bad, len(checked.rows)) == (kind, Interval.DAY_1, [], count)
     symbol, day, *values = first
-    assert checked.rows.row(0) == (symbol, session(date.fromisoformat(day)).open_s, *values)
+    source = "bse" if kind == "bse_old" else "nse"
+    assert checked.rows.row(0) == (symbol, session(date.fromisoformat(day)).open_s, *values, source)
 
 
 def test_an_old_bse_file_needs_its_day_in_the_name(tmp_path):
@@ -182,7 +183,7 @@ def test_paise_survive_exactly(tmp_path_factory, prices, volume):
     low, open_, close, high = sorted(prices)
     texts = [f"{price // 100}.{price % 100:02d}" for price in (open_, high, low, close)]
     path = csv_file(tmp_path_factory.mktemp("exact"), f"{HEADER}AAA,2024-01-01,{','.join(texts)},{volume}\n")
-    assert read_checked(path, CALENDAR).rows.row(0)[2:] == (open_, high, low, close, volume)
+    assert read_checked(path, CALENDAR).rows.row(0)[2:] == (open_, high, low, close, volume, "file")
 
 
 def test_parquet_in_paise_with_missing_prices(tmp_path):
@@ -191,7 +192,7 @@ def test_parquet_in_paise_with_missing_prices(tmp_path):
     prices = {f"{name}_p": [1005, -1] for name in ("open", "high", "low", "close")}
     pl.DataFrame(columns | prices).write_parquet(path)
     checked = read_checked(path, CALENDAR)
-    assert checked.rows.row(0)[2:] == (1005, 1005, 1005, 1005, 5)
+    assert checked.rows.row(0)[2:] == (1005, 1005, 1005, 1005, 5, "file")
     assert [(bad.line, bad.reason) for bad in checked.bad] == [(2, "open -1 is not a number")]
 
 
@@ -208,9 +209,9 @@ def test_what_is_no_table_is_refused_in_one_line(tmp_path, content):
 
 
 def test_all_or_nothing_unless_bad_rows_may_be_skipped(tmp_path):
-    store, path = BarStore(tmp_path / "store"), csv_file(tmp_path, f"{HEADER}A,2024-01-01,1,1,1,1,1\nB,x,1,1,1,1,1\n")
+    store, path = embedded(tmp_path / "store"), csv_file(tmp_path, f"{HEADER}A,2024-01-01,1,1,1,1,1\nB,x,1,1,1,1,1\n")
     assert not import_file(store, CALENDAR, path).imported
-    assert store.signature() == ()
+    assert store.bars.stamps() == {}
     result = import_file(store, CALENDAR, path, skip_bad_rows=True)
     assert (result.imported, result.counts.new, len(result.bad)) == (True, 1, 1)
 
@@ -219,7 +220,8 @@ def test_factors_and_their_bad_rows(tmp_path):
     text = "symbol,exDate,factor,kind\nAAA,2024-01-02,0.5,split\nAAA,2024-01-02,0.5,split\n"
     text += "BBB,2024-01-02,0,x\nCCC,soon,1,x\n"
     checked = read_checked(csv_file(tmp_path, text), CALENDAR)
-    assert checked.rows.rows() == [("AAA", date(2024, 1, 2), 0.5)]
+    known = checked.rows.select("symbol", "ex_date", "kind", "shares_before", "shares_after", "source")
+    assert known.rows() == [("AAA", date(2024, 1, 2), "split", 1, 2, "file")]
     assert [bad.line for bad in checked.bad] == [3, 4, 5]
 
 

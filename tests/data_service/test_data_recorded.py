@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from contracts.market import Interval, Quote
 from data_service.encode import series_columns
 from data_service.imports.load import import_file
-from data_service.providers.base import Missing
-from data_service.providers.recorded import RecordedMarket, load_reference
+from data_service.instruments import load_reference
+from data_service.providers.recorded import RecordedMarket
 from data_service.sessions import load_sessions
-from data_service.store.parquet_store import BarStore
+from data_service.store.stores import Stores, embedded
+from data_service.views import Missing
 
 CALENDAR = short_calendar()
 MONDAY, TUESDAY, WEDNESDAY = date(2024, 3, 18), date(2024, 3, 19), date(2024, 3, 20)
@@ -24,7 +25,7 @@ ROWS = {
 }
 
 
-def market(store: BarStore) -> RecordedMarket:
+def market(store: Stores) -> RecordedMarket:
     return RecordedMarket(store, CALENDAR, load_reference())
 
 
@@ -117,13 +118,13 @@ def test_bars_run_over_years(tmp_path):
 
 
 def test_a_running_service_sees_an_import(tmp_path):
-    recorded = market(BarStore(tmp_path))
+    recorded = market(embedded(tmp_path))
     as_of_s = at_s("2024-03-19 16:00")
     assert isinstance(recorded.view().quote("TCS", as_of_s), Missing)
     first = filled_store(tmp_path, ROWS) and recorded.view()
     assert first.quote("TCS", as_of_s).last == Decimal("4020.00")
     assert recorded.view() is first
-    BarStore(tmp_path).upsert_bars(Interval.DAY_1, frame([daily("TCS", TUESDAY, 402_500)]))
+    embedded(tmp_path).bars.upsert(Interval.DAY_1, frame([daily("TCS", TUESDAY, 402_500)]))
     assert recorded.view().quote("TCS", as_of_s).last == Decimal("4025.00")
 
 
@@ -155,7 +156,7 @@ def test_nothing_after_as_of_shows(tmp_path_factory, tcs, other, later, cut, sec
     """Two stores agree on every bar that had ended by as_of and on nothing else."""
     as_of_s = session(DAYS[cut]).open_s + second
 
-    def store(future: list[int], listed_later: bool) -> BarStore:
+    def store(future: list[int], listed_later: bool) -> Stores:
         def close(day_place: int, end_s: int) -> int:
             return tcs[day_place] if end_s <= as_of_s else future[day_place]
 
@@ -178,7 +179,7 @@ def test_nothing_after_as_of_shows(tmp_path_factory, tcs, other, later, cut, sec
 
 @pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared market data folder is absent")
 def test_the_real_replay_set(tmp_path):
-    store = BarStore(tmp_path)
+    store = embedded(tmp_path)
     for name in (
         "nse_daily_unadjusted_2019_2024.parquet",
         "nse_5min_10stocks_2024-03-20_2024-04-19.parquet",

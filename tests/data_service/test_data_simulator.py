@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.market import Interval, Quote
-from data_service.providers.base import Missing
 from data_service.providers.simulated import SimulatedMarket
 from data_service.simulator import history
 from data_service.simulator.model import session_noise
 from data_service.ticks import tick_paise
+from data_service.views import Missing
 
 ALWAYS_S = at_s("2030-01-01 00:00")
 FROM, THROUGH = date(2019, 1, 1), date(2019, 12, 31)

@@ -15,7 +15,7 @@ from data_service.config import Settings
 from data_service.imports.load import import_file
 from data_service.main import create_app
 from data_service.sessions import load_sessions
-from data_service.store.parquet_store import BarStore
+from data_service.store.stores import embedded
 from tests.support.market_server import serving
 
 BARS = """symbol,date,open,high,low,close,volume
@@ -31,7 +31,7 @@ MARCH, JULY = datetime(2024, 3, 18, 9, 15, tzinfo=IST), datetime(2024, 7, 1, 9, 
 async def client(tmp_path: Path) -> AsyncIterator[MarketDataClient]:
     settings = Settings(environment=Environment.PAPER, data_dir=tmp_path)
     (tmp_path / "bars.csv").write_text(BARS)
-    import_file(BarStore(settings.recorded_dir), load_sessions(), tmp_path / "bars.csv")
+    import_file(embedded(settings.recorded_dir), load_sessions(), tmp_path / "bars.csv")
     with serving(create_app(settings, lambda: JULY)) as url:
         async with httpx.AsyncClient() as http:
             yield MarketDataClient(http, url, 5)

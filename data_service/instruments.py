@@ -1,0 +1,89 @@
+"""The instrument master as of a day: what the newest word of any source on each property of a share was by then."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from contracts.market import Instrument
+from data_service.quotes import rupees
+from data_service.ticks import BAND_DYNAMIC_PCT, tick_paise
+
+REFERENCE_FILE = Path(__file__).parent / "reference" / "instruments.csv"
+BAND_FIXED_PCT = 20
+"""Assumed where a share is not known to have derivatives: the widest of the exchanges' fixed bands."""
+
+TICK_VALID_DAYS = 31
+"""Ticks are reviewed monthly (NSE, since 2025-04-15): an older word on a tick is not relied on, the table is."""
+
+PROPERTIES = ("exchange", "name", "isin", "series", "lot_size", "freeze_quantity", "has_derivatives", "band_pct")
+
+
+def load_reference(path: Path = REFERENCE_FILE) -> dict[str, str]:
+    """Names of the shares known to have derivatives, by symbol."""
+    with path.open(newline="", encoding="utf-8") as lines:
+        return {row["symbol"]: row["name"] for row in csv.DictReader(lines)}
+
+
+@dataclass(frozen=True)
+class InstrumentMaster:
+    """`rows` is INSTRUMENT_SCHEMA; `reference` the packaged names of shares with derivatives."""
+
+    rows: pl.DataFrame
+    reference: Mapping[str, str]
+
+    @cached_property
+    def _by_symbol(self) -> dict[str, list[dict[str, Any]]]:
+        ordered = self.rows.sort("symbol", "known_on")
+        return {str(key[0]): part.to_dicts() for key, part in ordered.partition_by("symbol", as_dict=True).items()}
+
+    @cached_property
+    def derivatives(self) -> frozenset[str]:
+        """Shares that any source, at any time, called one with derivatives: these take part in the closing auction."""
+        said = self.rows.filter(pl.col("has_derivatives"))["symbol"].unique()
+        return frozenset({*self.reference, *said.to_list()})
+
+    def known(self, symbol: str, day: date) -> dict[str, Any]:
+        """Each property that was said by `day`, the newest word on it."""
+        said: dict[str, Any] = {}
+        for row in self._by_symbol.get(symbol, ()):
+            if row["known_on"] <= day:
+                said |= {name: row[name] for name in PROPERTIES if row[name] is not None}
+                if row["tick_paise"] is not None:
+                    said |= {"tick_paise": row["tick_paise"], "tick_on": row["known_on"]}
+        return said
+
+    def has_derivatives(self, symbol: str, day: date) -> bool:
+        return bool(self.known(symbol, day).get("has_derivatives", symbol in self.reference))
+
+    def band_pct(self, symbol: str, day: date) -> int:
+        """The width of the daily price band on either side, in per cent; the dynamic band's first width."""
+        if self.has_derivatives(symbol, day):
+            return BAND_DYNAMIC_PCT
+        return int(self.known(symbol, day).get("band_pct", BAND_FIXED_PCT))
+
+    def at(self, symbol: str, close: int, day: date) -> Instrument:
+        """The share on `day`; its tick follows `close` (paise) where no source said it lately."""
+        said = self.known(symbol, day)
+        has_derivatives = bool(said.get("has_derivatives", symbol in self.reference))
+        tick = int(tick_paise(np.array([close]), day)[0])
+        if "tick_on" in said and day - said["tick_on"] <= timedelta(days=TICK_VALID_DAYS):
+            tick = int(said["tick_paise"])
+        return Instrument(
+            symbol=symbol,
+            exchange=said.get("exchange", "bse" if symbol.isdigit() else "nse"),
+            name=said.get("name", self.reference.get(symbol, symbol)),
+            isin=said.get("isin"),
+            series=said.get("series", "EQ"),
+            tick_size_rupees=rupees(tick),
+            lot_size=int(said.get("lot_size", 1)),
+            freeze_quantity=int(said.get("freeze_quantity", 100_000)),
+            has_derivatives=has_derivatives,
+            band_pct=None if has_derivatives else rupees(self.band_pct(symbol, day) * 100),
+        )

@@ -1,0 +1,138 @@
+"""The small tables beside the bars: corporate actions, the instrument master, and what the quality gate found."""
+
+import os
+from collections.abc import Hashable
+from fractions import Fraction
+from pathlib import Path
+
+import polars as pl
+
+from contracts.market import ActionKind
+from data_service.files import exclusive
+from data_service.store.base import Upserted
+from data_service.store.frame_files import read_frame, staged
+from data_service.store.schemas import (
+    ACTION_KEY,
+    ACTION_SCHEMA,
+    INSTRUMENT_KEY,
+    INSTRUMENT_SCHEMA,
+    QUARANTINE_KEY,
+    QUARANTINE_SCHEMA,
+)
+
+FINDINGS_MAX = 200_000
+"""The oldest findings beyond these are dropped: the file is rewritten whole."""
+
+LEGACY_FACTORS = "factors"
+TABLES_READ = ("actions.parquet", "instruments.parquet", f"{LEGACY_FACTORS}.parquet")
+
+FACTOR_SCHEMA = pl.Schema({"symbol": pl.String, "ex_date": pl.Date, "factor": pl.Float64})
+
+RATIO_DENOMINATOR_MAX = 1000
+"""A factor is a ratio of small whole numbers of shares: 0.2 is one for five, 0.6667 two for three."""
+
+
+def factor_actions(factors: pl.DataFrame) -> pl.DataFrame:
+    """Bare factors (FACTOR_SCHEMA: a price before the ex-date times `factor` is on the new scale) as ACTION_SCHEMA."""
+    ratios = [Fraction(value).limit_denominator(RATIO_DENOMINATOR_MAX) for value in factors["factor"].to_list()]
+    return factors.select(
+        "symbol",
+        pl.lit(None, pl.String).alias("isin"),
+        "ex_date",
+        pl.col("ex_date").alias("known_on"),
+        pl.lit(ActionKind.SPLIT.value).alias("kind"),
+        pl.Series("shares_before", [ratio.numerator for ratio in ratios], dtype=pl.Int64),
+        pl.Series("shares_after", [ratio.denominator for ratio in ratios], dtype=pl.Int64),
+        pl.lit(None, pl.Int64).alias("amount_paise"),
+        pl.lit(None, pl.String).alias("new_symbol"),
+        pl.format("factor {}", "factor").alias("subject"),
+        pl.lit("file").alias("source"),
+    ).cast(ACTION_SCHEMA)
+
+
+class Facts:
+    """Parquet files in the folder of the market, one per table. All methods raise StoreError where one is damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def signature(self) -> Hashable:
+        """Changes whenever a table does; cheap enough for every request."""
+        stats = []
+        for name in TABLES_READ:
+            try:
+                stat = os.stat(self.folder / name)
+            except FileNotFoundError:
+                stats.append(None)
+            else:
+                stats.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return tuple(stats)
+
+    def actions(self) -> pl.DataFrame:
+        """All corporate actions (ACTION_SCHEMA), ordered by symbol and ex-date.
+
+        Bare factors that an earlier version kept in a file of their own are among them.
+        """
+        actions, legacy = self._read("actions", ACTION_SCHEMA), self._path(LEGACY_FACTORS)
+        if not legacy.exists():
+            return actions
+        factors = factor_actions(read_frame(legacy, FACTOR_SCHEMA)).join(actions, on=ACTION_KEY, how="anti")
+        return pl.concat([actions, factors]).sort("symbol", "ex_date", maintain_order=True)
+
+    def instruments(self) -> pl.DataFrame:
+        """All that was said of instruments (INSTRUMENT_SCHEMA), ordered by symbol and day."""
+        return self._read("instruments", INSTRUMENT_SCHEMA)
+
+    def findings(self) -> pl.DataFrame:
+        """What the quality gate found (QUARANTINE_SCHEMA), oldest first."""
+        return self._read("findings", QUARANTINE_SCHEMA)
+
+    def upsert_actions(self, rows: pl.DataFrame) -> Upserted:
+        """Add or replace actions (ACTION_SCHEMA). Raises OSError too."""
+        return self._upsert("actions", rows, ACTION_SCHEMA, ACTION_KEY)
+
+    def upsert_instruments(self, rows: pl.DataFrame) -> Upserted:
+        """Add what a source said of instruments on a day (INSTRUMENT_SCHEMA), where it is news. Raises OSError too."""
+        said = [name for name in INSTRUMENT_SCHEMA if name != "known_on"]
+        before = self.instruments().join(rows.select("symbol", pl.col("known_on").alias("on")), on="symbol")
+        newest = before.filter(pl.col("known_on") < pl.col("on")).sort("known_on").group_by("symbol", "source").last()
+        news = rows.join(newest, on=said, how="anti", nulls_equal=True)
+        counts = self._upsert("instruments", news, INSTRUMENT_SCHEMA, INSTRUMENT_KEY)
+        return counts + Upserted(unchanged=len(rows) - len(news))
+
+    def add_findings(self, rows: pl.DataFrame) -> Upserted:
+        """Add findings (QUARANTINE_SCHEMA); one found again keeps its first time. Raises OSError too."""
+        known = self.findings()
+        fresh = rows.join(known, on=QUARANTINE_KEY, how="anti", nulls_equal=True)
+        if fresh.is_empty():
+            return Upserted(unchanged=len(rows))
+        return self._upsert("findings", fresh, QUARANTINE_SCHEMA, QUARANTINE_KEY)
+
+    def clear_findings(self, keys: pl.DataFrame) -> None:
+        """Remove the quarantine of bars that were meanwhile stored (columns symbol, interval, start, source)."""
+        known = self.findings()
+        kept = known.join(keys, on=["symbol", "interval", "start", "source"], how="anti", nulls_equal=True)
+        if len(kept) < len(known):
+            with exclusive(self.folder):
+                staged(self._path("findings"), kept).replace(self._path("findings"))
+
+    def _path(self, table: str) -> Path:
+        return self.folder / f"{table}.parquet"
+
+    def _read(self, table: str, schema: pl.Schema) -> pl.DataFrame:
+        path = self._path(table)
+        return read_frame(path, schema) if path.exists() else pl.DataFrame(schema=schema)
+
+    def _upsert(self, table: str, rows: pl.DataFrame, schema: pl.Schema, key: list[str]) -> Upserted:
+        given = rows.select(list(schema)).unique(key, keep="last", maintain_order=True)
+        with exclusive(self.folder):
+            old = self._read(table, schema)
+            same = len(given.join(old, on=list(schema), how="semi", nulls_equal=True))
+            known = len(given.join(old, on=key, how="semi", nulls_equal=True))
+            counts = Upserted(new=len(given) - known, changed=known - same, unchanged=same)
+            if counts.new or counts.changed:
+                kept = old.join(given, on=key, how="anti", nulls_equal=True)
+                merged = pl.concat([kept, given])
+                merged = merged.tail(FINDINGS_MAX) if table == "findings" else merged.sort(key[:2], maintain_order=True)
+                staged(self._path(table), merged).replace(self._path(table))
+        return counts
