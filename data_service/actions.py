@@ -248,6 +248,22 @@ def company_names(symbol: str, actions: pl.DataFrame, as_of: date) -> list[NameS
     return names_of(name, actions, date.max)
 
 
+def under_names_of_then(actions: pl.DataFrame) -> pl.DataFrame:
+    """Actions (ACTION_SCHEMA) under the symbol that the share had on their ex-date, as its bars of then are stored."""
+    renames = actions.filter(pl.col("kind") == ActionKind.RENAME)
+    renamed = {*renames["symbol"], *renames["new_symbol"]}
+    spans = {symbol: company_names(symbol, renames, date.max) for symbol in renamed if symbol}
+
+    def then(symbol: str, ex_date: date) -> str:
+        return next((span.name for span in spans.get(symbol, ()) if span.first <= ex_date <= span.last), symbol)
+
+    moved = [
+        symbol if kind == ActionKind.RENAME else then(symbol, ex_date)
+        for symbol, ex_date, kind in actions.select("symbol", "ex_date", "kind").iter_rows()
+    ]
+    return actions.with_columns(pl.Series("symbol", moved, dtype=pl.String))
+
+
 def _renames(actions: pl.DataFrame) -> set[tuple[date, str, str]]:
     """(day, old name, new name) of each rename."""
     rows = actions.filter((pl.col("kind") == ActionKind.RENAME) & pl.col("new_symbol").is_not_null())
