@@ -8,7 +8,7 @@ from typing import Protocol
 import polars as pl
 
 from contracts.market import Interval
-from data_service.sessions import IST_OFFSET_S
+from data_service.sessions import IST_OFFSET_S, ist_instant
 from data_service.store.schemas import BAR_KEY, BAR_SCHEMA, TRUST
 
 Part = tuple[Interval, int]
@@ -103,3 +103,10 @@ def merge(old: pl.DataFrame, given: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
     counts = dict(judged["fate"].value_counts().iter_rows())
     kept = old.join(written, on=BAR_KEY, how="anti")
     return pl.concat([kept, written]).sort(BAR_KEY), written, Upserted(**counts)
+
+
+def described(interval: Interval, bars: pl.DataFrame, size_bytes: int | None) -> Stored:
+    """What `bars` (symbol, start; at least one) amount to."""
+    first, last = (bars["start"].bottom_k(1)[0], bars["start"].top_k(1)[0])
+    days = ist_instant(first).date(), ist_instant(last).date()
+    return Stored(interval, bars["symbol"].n_unique(), *days, len(bars), size_bytes)

@@ -10,8 +10,8 @@ import polars as pl
 
 from contracts.market import Interval
 from data_service.files import exclusive
-from data_service.sessions import ist_instant, ist_midnight_s
-from data_service.store.base import Part, Stored, Upserted, in_years, merge
+from data_service.sessions import ist_midnight_s
+from data_service.store.base import Part, Stored, Upserted, described, in_years, merge
 from data_service.store.frame_files import read_frame, staged
 from data_service.store.schemas import BAR_SCHEMA
 
@@ -86,10 +86,3 @@ class ParquetBars:
                 size_bytes = sum(path.stat().st_size for path in paths)
                 held.append(described(interval, pl.concat(frames), size_bytes))
         return held
-
-
-def described(interval: Interval, bars: pl.DataFrame, size_bytes: int | None) -> Stored:
-    """What `bars` (symbol, start; at least one) amount to."""
-    first, last = (bars["start"].bottom_k(1)[0], bars["start"].top_k(1)[0])
-    days = ist_instant(first).date(), ist_instant(last).date()
-    return Stored(interval, bars["symbol"].n_unique(), *days, len(bars), size_bytes)
