@@ -111,8 +111,10 @@ def missing_sessions(bars: pl.DataFrame, sessions: Sessions, last_stored: dict[s
     before = pl.DataFrame(
         {"symbol": list(stored), "stored": list(stored.values())}, {"symbol": pl.String, "stored": pl.Int64}
     )
-    known = had.select("symbol", "source").unique().join(before, on="symbol").rename({"stored": "session"})
-    seen = pl.concat([had, known.cast({"session": pl.Int64})]).unique().sort("symbol", "source", "session")
+    first = had.group_by("symbol", "source").agg(pl.col("session").min())
+    known = first.join(before, on="symbol").filter(pl.col("stored") < pl.col("session"))
+    known = known.select("symbol", "source", session="stored")
+    seen = pl.concat([had, known]).unique().sort("symbol", "source", "session")
     previous = pl.col("session").shift(1).over("symbol", "source")
     gaps = seen.with_columns(previous=previous).filter(pl.col("session") - pl.col("previous") > 1)
     rows = [
