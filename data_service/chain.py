@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from typing import Generic, TypeVar, cast
 
 import polars as pl
@@ -282,7 +283,7 @@ def runs(lacking: Mapping[str, AbstractSet[date]]) -> list[tuple[tuple[str, ...]
     days = sorted({day for wanted in lacking.values() for day in wanted})
     starts = [place for place, day in enumerate(days) if place == 0 or (day - days[place - 1]).days > RUN_GAP_DAYS_MAX]
     found: list[tuple[tuple[str, ...], date, date]] = []
-    for start, end in zip(starts, [*starts[1:], len(days)], strict=True):
+    for start, end in pairwise([*starts, len(days)]):
         first, last = days[start], days[end - 1]
         symbols = tuple(symbol for symbol, wanted in lacking.items() if any(first <= day <= last for day in wanted))
         found.append((symbols, first, last))

@@ -18,7 +18,7 @@ import httpx
 
 from data_service.providers.base import ProviderError, RateLimitedError
 
-BYTES_MAX = 64 << 20
+BYTES_MAX = 16 << 20
 """The largest reply taken, packed or unpacked; an exchange's file of a day is below 1 MB."""
 
 RETRY_AFTER_S = 60.0

@@ -74,13 +74,22 @@ class UpstreamServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
+        await self.start()
         return self
 
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen, after a stop on the same port as before."""
+        port = urlsplit(self.url).port or 0
+        self._listener = await asyncio.start_server(self._accepted, "127.0.0.1", port)
+        self.url = f"http://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        """Refuse connections from now on; those that are open are cut."""
         assert self._listener is not None
         self._listener.close()
         for task in self._tasks:
