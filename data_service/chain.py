@@ -112,11 +112,10 @@ class Chain:
         for provider, ends_at in self._turns(Kind.QUOTES, deadline_s):
             if not lacking:
                 break
-            asked = tuple(lacking)
-            told = await self._ask(provider, Kind.QUOTES, lambda: provider.quotes(asked), ends_at)  # noqa: B023 - awaited
-            for symbol in asked:
-                quote = told.got.get(symbol) if told.got is not None else None
-                reason = accept(quote) if quote else told.failure or "no quote"
+            said, failure = await self._quotes_of(provider, lacking, ends_at)
+            for symbol in lacking:
+                quote = said.get(symbol)
+                reason = accept(quote) if quote else failure or "no quote"
                 if quote and reason:
                     rejected.append((quote, reason))
                     self._metrics.quote_rejected(provider.name, reason)
@@ -125,9 +124,23 @@ class Chain:
                     self._metrics.quote_accepted(provider.name, self._age_s(quote))
                 if reason:
                     reasons[symbol].append(f"{provider.name}: {reason}")
-            lacking = [symbol for symbol in asked if symbol not in quotes]
+            lacking = [symbol for symbol in lacking if symbol not in quotes]
         missing = {symbol: "; ".join(reasons[symbol]) or "no provider of quotes" for symbol in lacking}
         return QuotesAnswer(quotes, rejected, missing)
+
+    async def _quotes_of(
+        self, provider: Provider, symbols: Sequence[str], ends_at: float
+    ) -> tuple[dict[str, RawQuote], str | None]:
+        """What one provider says by `ends_at`, and why the rest did not come."""
+        found: dict[str, RawQuote] = {}
+        failure: str | None = None
+        for batch in batches(symbols, provider.batch_max.get(Kind.QUOTES)):
+            told = await self._ask(provider, Kind.QUOTES, lambda: provider.quotes(batch), ends_at)  # noqa: B023 - awaited
+            found |= told.got or {}
+            failure = failure or told.failure
+            if told.got is None:
+                break
+        return found, failure
 
     def _age_s(self, quote: RawQuote) -> float | None:
         return None if quote.as_of_s is None else max(0.0, self._now_s() - quote.as_of_s)
@@ -152,20 +165,20 @@ class Chain:
         frames: list[tuple[str, pl.DataFrame]] = []
         failures: dict[str, str] = {}
         for provider, ends_at in self._turns(kind, deadline_s):
-            for symbols, first, last in runs(lacking):
+            for symbols, first, last in batched_runs(lacking, provider.batch_max.get(kind)):
                 told = await self._ask(
                     provider,
                     kind,
                     lambda: provider.bars(symbols, interval, first, last),  # noqa: B023 - awaited in this round
                     ends_at,
                 )
-                if told.got is not None:
-                    given = told.got.filter(pl.col("symbol").is_in(symbols))
-                    frames.append((provider.name, given))
-                    lacking = without(lacking, self._days_there(given, interval, through_s))
                 if told.failure:
-                    failures[provider.name] = told.failure
+                    failures.setdefault(provider.name, told.failure)
+                if told.got is None:
                     break
+                given = told.got.filter(pl.col("symbol").is_in(symbols))
+                frames.append((provider.name, given))
+                lacking = without(lacking, self._days_there(given, interval, through_s))
             if not lacking:
                 break
         return BarsAnswer([(name, frame) for name, frame in frames if not frame.is_empty()], lacking, failures)
@@ -288,6 +301,19 @@ def runs(lacking: Mapping[str, AbstractSet[date]]) -> list[tuple[tuple[str, ...]
         symbols = tuple(symbol for symbol, wanted in lacking.items() if any(first <= day <= last for day in wanted))
         found.append((symbols, first, last))
     return found
+
+
+def batches(symbols: Sequence[str], size_max: int | None) -> list[tuple[str, ...]]:
+    """The symbols in their order, at most `size_max` at a time; all at once where it is None."""
+    size = size_max or max(1, len(symbols))
+    return [tuple(symbols[at : at + size]) for at in range(0, len(symbols), size)]
+
+
+def batched_runs(
+    lacking: Mapping[str, AbstractSet[date]], size_max: int | None
+) -> list[tuple[tuple[str, ...], date, date]]:
+    """`runs` with at most `size_max` symbols each."""
+    return [(batch, first, last) for symbols, first, last in runs(lacking) for batch in batches(symbols, size_max)]
 
 
 def without(

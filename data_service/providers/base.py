@@ -79,6 +79,8 @@ class Provider(Protocol):
 
     name: str
     kinds: frozenset[Kind]
+    batch_max: Mapping[Kind, int]
+    """Symbols per call where each costs a request: what has come by the deadline counts."""
 
     async def bars(self, symbols: Sequence[str], interval: Interval, from_: date, through: date) -> pl.DataFrame:
         """Unadjusted bars (store.schemas.BAR_SCHEMA) of the days, both inclusive. Raises ProviderError."""
@@ -101,6 +103,7 @@ class Unsupporting:
     """Base of providers: refuses what the subclass does not offer."""
 
     name = ""
+    batch_max: Mapping[Kind, int] = {}
 
     async def bars(self, symbols: Sequence[str], interval: Interval, from_: date, through: date) -> pl.DataFrame:  # noqa: ARG002
         raise UnsupportedError(f"{self.name} has no {interval} bars")

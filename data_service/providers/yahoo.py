@@ -45,6 +45,7 @@ class Yahoo(Unsupporting):
 
     name = "yahoo"
     kinds = frozenset({Kind.DAILY_BARS, Kind.INTRADAY_BARS, Kind.QUOTES})
+    batch_max = {Kind.DAILY_BARS: 40, Kind.INTRADAY_BARS: 40, Kind.QUOTES: 40}
 
     def __init__(
         self, http: httpx.AsyncClient, sessions: Sessions, now_s: Callable[[], float], *, base_url: str = BASE_URL

@@ -358,3 +358,14 @@ def test_runs_cover_exactly_what_is_lacking():
     ]
     assert runs({}) == []
     assert without({"A": {MONDAY, TUESDAY}, "B": {MONDAY}}, {("A", MONDAY), ("B", MONDAY)}) == {"A": {TUESDAY}}
+
+
+async def test_what_came_by_the_deadline_is_used(world):
+    symbols = [f"S{number}" for number in range(Yahoo.batch_max[Kind.QUOTES] + 2)]
+    early, late = symbols[:-2], symbols[-2:]
+    world.second.replies = charts([WEDNESDAY], *late)
+    world.first.replies = charts([WEDNESDAY], *early) | {f"/v8/finance/chart/{late[0]}.NS": HANG}
+    answer = await world.quotes(*symbols, deadline_s=1.2)
+    assert {symbol for symbol, quote in answer.quotes.items() if quote.source == "upstox"} == set(early)
+    assert {symbol for symbol, quote in answer.quotes.items() if quote.source == "yahoo"} == set(late)
+    assert len(world.second.asked) == 2
