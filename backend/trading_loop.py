@@ -12,6 +12,7 @@ from backend.domain.market import StockClass
 from backend.errors import SaudaError
 from backend.services.auto_trading_service import run_cycle
 from backend.services.context import Trading
+from backend.services.corporate_action_service import settle_actions
 from backend.services.end_of_day_service import end_of_day
 from backend.services.outbox_service import deliver
 from backend.services.position_service import watch_positions
@@ -57,6 +58,7 @@ class TradingLoop:
             ("look_up", self._look_up, trading.rules.lookup.every_s),
             ("positions", self._positions, positions_interval_s),
             ("cycle", self._cycle, every),
+            ("actions", self._actions, CALENDAR_REFRESH_S),
             ("end_of_day", self._end_of_day, every),
             ("deliver", self._deliver, 1.0),
             ("refresh", self._refresh, CALENDAR_REFRESH_S),
@@ -118,6 +120,10 @@ class TradingLoop:
 
     async def _positions(self) -> None:
         await watch_positions(self._trading)
+
+    async def _actions(self) -> None:
+        """Overnight, so that the day's first tick finds it done."""
+        await settle_actions(self._trading, await self._trading.clock())
 
     async def _cycle(self) -> None:
         if not self._reconciled:

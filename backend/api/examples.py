@@ -100,6 +100,7 @@ _TRADE: Json = {
     "exit_reason": None,
     "charges": "55.21",
     "realized_pnl": "0.00",
+    "dividends": "0.00",
     "last_price": "2466.00",
     "unrealized_pnl": "225.99",
     "decided_at": "2026-03-02T10:15:00+05:30",
@@ -115,6 +116,7 @@ _FIGURES: Json = {
     "average_loss": "-630.10",
     "realized_pnl": "3515.10",
     "charges": "1320.75",
+    "dividends": "84.00",
     "mean_confidence": 0.73,
     "hit_rate": 0.58,
 }

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from backend.domain.corporate_actions import CorporateAction
 from backend.domain.market import OrderType, Product, Side
 from backend.domain.reconcile import BookOrder
 from backend.errors import SaudaError
@@ -105,4 +106,16 @@ class Broker(Protocol):
 
     async def snapshots(self, account_ids: Sequence[int]) -> Mapping[int, AccountSnapshot | BrokerError]:
         """Funds and holdings per account; an error where an account's report failed."""
+        ...
+
+
+@runtime_checkable
+class KeepsBook(Protocol):
+    """A broker whose book is Sauda's to keep; a real one hears of corporate actions itself."""
+
+    async def apply_action(self, action: CorporateAction, now: datetime) -> set[int]:
+        """Adjust every holding in the book for `action`, once per account; doing it again changes nothing.
+
+        Returns the accounts in which it cannot be done (yet). Raises BrokerUnavailableError.
+        """
         ...

@@ -20,6 +20,7 @@ from backend.brokers.base import (
     OrderRequest,
     OutcomeUnknownError,
 )
+from backend.brokers.paper_actions import action_holders, adjust
 from backend.brokers.paper_ledger import (
     CASH,
     RESTING,
@@ -35,20 +36,21 @@ from backend.brokers.paper_ledger import (
     reserved_cash,
     reserved_shares,
 )
+from backend.brokers.paper_orders import arriving, resting_order, shown
 from backend.db import lock_account
 from backend.domain.calendar import IST, Phase
 from backend.domain.charges import charges_on_turnover, dp_charge, rates_on
+from backend.domain.corporate_actions import CorporateAction
 from backend.domain.market import Exchange, OrderType, Side
 from backend.domain.matching import (
     BarView,
     FillModel,
     Match,
     PaperStatus,
-    RestingOrder,
     match_in_bar,
     match_on_arrival,
 )
-from backend.domain.reconcile import BookOrder, BookStatus, BookTrade
+from backend.domain.reconcile import BookOrder, BookTrade
 from backend.domain.risk import QuoteView
 from backend.errors import SaudaError
 from backend.models.paper import PaperEntryKind, PaperOrder, PaperTrade
@@ -61,15 +63,6 @@ PLACE_TIMEOUT_S = 2.0
 SYMBOLS_PER_READ_MAX = 100
 ADVANCES_AT_ONCE_MAX = 4
 MARKET_ERRORS = (SaudaError, TimeoutError)
-
-_BOOK_STATUS = {
-    PaperStatus.OPEN: BookStatus.OPEN,
-    PaperStatus.TRIGGER_PENDING: BookStatus.OPEN,
-    PaperStatus.COMPLETE: BookStatus.COMPLETE,
-    PaperStatus.REJECTED: BookStatus.REJECTED,
-    PaperStatus.CANCELLED: BookStatus.CANCELLED,
-    PaperStatus.EXPIRED: BookStatus.EXPIRED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +120,7 @@ class PaperBroker:
             raise OrderRejectedError(f"No market in {order.symbol} now: {_words(error)}") from error
         phase = self._market.phase(order.symbol, now)
         refusal = refusal_by_market(order, phase, quote.view if quote else None)
-        row = _arriving(account_id, order, now)
+        row = arriving(account_id, order, now)
         async with self._sessions.begin() as session:
             # What the account can pay and deliver is known, and stays so until the commit, under its lock only.
             await lock_account(session, account_id)
@@ -139,7 +132,9 @@ class PaperBroker:
             await session.flush()
             if refusal is None and quote is not None:
                 view = quote.view
-                match = match_on_arrival(_resting(row), view.bid, view.ask, quote.bar.volume, view.tick, self._fills)
+                match = match_on_arrival(
+                    resting_order(row), view.bid, view.ask, quote.bar.volume, view.tick, self._fills
+                )
                 await _book_match(session, row, match, now)
         if refusal is not None:
             raise OrderRejectedError(refusal)
@@ -166,7 +161,7 @@ class PaperBroker:
             trades = await _trades_of(session, [order.id for order in orders])
         books: dict[int, list[BookOrder]] = {account_id: [] for account_id in account_ids}
         for order in orders:
-            books[order.account_id].append(_shown(order, trades.get(order.id, ())))
+            books[order.account_id].append(shown(order, trades.get(order.id, ())))
         return books
 
     async def snapshots(self, account_ids: Sequence[int]) -> Mapping[int, AccountSnapshot | BrokerError]:
@@ -184,6 +179,15 @@ class PaperBroker:
             holdings = {asset: int(shares) for asset, shares in assets.items() if asset != CASH and shares}
             snapshots[account_id] = AccountSnapshot(cash, cash - reserved.get(account_id, Decimal(0)), holdings)
         return snapshots
+
+    async def apply_action(self, action: CorporateAction, now: datetime) -> set[int]:
+        """Adjust every holding for `action`, once per account, each in a transaction of its own.
+
+        Returns accounts left as they are: what was ordered before the ex-date is not settled yet, or was traded since.
+        """
+        holders = await action_holders(self._sessions, action)
+        await self._advance(holders)
+        return {account for account in holders if not await adjust(self._sessions, account, action, now)}
 
     async def _advance(self, account_ids: Sequence[int]) -> None:
         """Let resting orders meet the bars that finished since they were last matched, and expire day orders.
@@ -248,7 +252,7 @@ class PaperBroker:
     def _matches(self, order: PaperOrder, bars: Sequence[BarView]) -> list[tuple[Match, datetime]]:
         """What the bars do to an order, oldest first: its trigger and its fills, each at the end of its bar."""
         found: list[tuple[Match, datetime]] = []
-        resting = _resting(order)
+        resting = resting_order(order)
         for bar in bars:
             if not resting.open_quantity:
                 break
@@ -342,57 +346,6 @@ async def _trades_of(session: AsyncSession, order_ids: Sequence[int]) -> dict[in
     for row in rows:
         by_order[row.order_id].append(BookTrade(str(row.id), row.quantity, row.price, row.charges, row.traded_at))
     return by_order
-
-
-def _arriving(account_id: int, order: OrderRequest, now: datetime) -> PaperOrder:
-    stop = order.order_type is OrderType.STOP_LIMIT
-    return PaperOrder(
-        account_id=account_id,
-        tag=order.tag,
-        symbol=order.symbol,
-        exchange=order.exchange,
-        side=order.side,
-        product=order.product,
-        order_type=order.order_type,
-        quantity=order.quantity,
-        limit_price=order.limit_price,
-        trigger_price=order.trigger_price,
-        status=PaperStatus.TRIGGER_PENDING if stop else PaperStatus.OPEN,
-        filled_quantity=0,
-        filled_value=Decimal(0),
-        charges=Decimal(0),
-        message="",
-        placed_at=now,
-        matched_through=now,
-    )
-
-
-def _shown(order: PaperOrder, trades: Sequence[BookTrade]) -> BookOrder:
-    return BookOrder(
-        broker_order_id=str(order.id),
-        tag=order.tag,
-        symbol=order.symbol,
-        exchange=order.exchange,
-        side=order.side,
-        product=order.product,
-        quantity=order.quantity,
-        limit_price=order.limit_price,
-        placed_at=order.placed_at,
-        status=_BOOK_STATUS[order.status],
-        message=order.message,
-        trades=tuple(trades),
-    )
-
-
-def _resting(order: PaperOrder) -> RestingOrder:
-    return RestingOrder(
-        side=order.side,
-        order_type=order.order_type,
-        open_quantity=order.quantity - order.filled_quantity,
-        limit_price=order.limit_price,
-        trigger_price=order.trigger_price,
-        triggered=order.status is not PaperStatus.TRIGGER_PENDING,
-    )
 
 
 def _words(error: Exception) -> str:

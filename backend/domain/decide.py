@@ -13,7 +13,7 @@ from backend.domain.ranking import Candidate, MarketView, Ranking, SignalAction,
 from backend.domain.reasons import Reason
 from backend.domain.risk import Approved, Denied, OrderIntent, QuoteView, RiskLimits, check, quote_problem
 from backend.domain.sizing import ENTRY_CHARGES_FRACTION, budget_rupees, whole_shares
-from backend.domain.trading_states import Effective, Standings, held_back, permits
+from backend.domain.trading_states import Effective, Standings, held_back, holding_key, permits
 
 
 class TradeStatus(StrEnum):
@@ -52,9 +52,8 @@ class OpenTrade:
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """One user at the instant of decision. Money in rupees; `blocked`: symbols not to be entered, and why.
-
-    `standings` is what holds trading back now; `day_equity` what the account was worth at the day's first look.
+    """One user at the instant of decision. Money in rupees; `blocked`: symbols not to be entered, and why; `unscaled`:
+    symbols of which shares and prices may be on two scales, so that nothing is decided on either, and why.
 
     `paused`: no symbol is to be entered, and why; exits go on. `standings` is what holds trading back now,
     `day_equity` what the account was worth at the day's first look, None before it.
@@ -75,15 +74,17 @@ class UserState:
     holdings: Mapping[str, int]
     open_trades: tuple[OpenTrade, ...]
     blocked: Mapping[str, Reason]
+    unscaled: Mapping[str, Reason] = field(default_factory=dict[str, Reason])
     unavailable: Reason | None = None
     paused: Reason | None = None
     broker: str = ""
     standings: Standings = field(default_factory=lambda: Standings(()))
     day_equity: Decimal | None = None
 
-    def standing(self, strategy: str | None = None) -> Effective:
-        """What holds for this user's orders, of one strategy where it is named."""
-        return self.standings.effective(self.user_id, strategy, self.broker)
+    def standing(self, strategy: str | None = None, symbol: str | None = None) -> Effective:
+        """What holds for this user's orders, of one strategy and in one symbol where they are named."""
+        holding = holding_key(self.account_id, symbol) if symbol is not None else None
+        return self.standings.effective(self.user_id, strategy, self.broker, holding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,12 @@ def _decide_exit(
     if trade.entering:
         decision.entry_cancels.append(trade)
         return
-    standing = decision.user.standing(trade.strategy)
+    # What was bought today is on today's scale: an intraday trade is always squared off.
+    unscaled = decision.user.unscaled.get(trade.symbol)
+    if unscaled is not None and reason is not ExitReason.SQUARE_OFF:
+        decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, unscaled, trade.held, None, reason))
+        return
+    standing = decision.user.standing(trade.strategy, trade.symbol)
     if not permits(standing, Intent.EXIT):
         decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, held_back(standing), trade.held, None, reason))
         return
@@ -204,7 +210,7 @@ def _decide_entries(market: MarketView, ranking: Ranking, decision: UserDecision
         symbol = candidate.signal.symbol
         if symbol not in user.symbols:
             continue
-        standing = user.standing(candidate.signal.strategy)
+        standing = user.standing(candidate.signal.strategy, symbol)
         denied = user.blocked.get(symbol, user.paused) if permits(standing, Intent.ENTRY) else held_back(standing)
         if denied is None and plan_left <= 0:
             denied = Reason.PLAN_LIMIT

@@ -70,6 +70,8 @@ class AccountFacts:
     """None where the broker trades no real money."""
     unknown_open: bool = False
     """Whether the outcome of another order of this account in this symbol is UNKNOWN."""
+    action_pending: bool = False
+    """Whether a corporate action of the symbol is not booked in this account yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ def admit(
     refused = _standing(order, facts) or _runaway(facts, limits) or _rate(facts, limits)
     if refused is not None:
         return refused
+    if facts.action_pending:
+        return Refused(Reason.ACTION_PENDING)
     # An exit sells only what no other order may be selling: it needs no such block.
     if facts.unknown_open and order.intent is Intent.ENTRY:
         return Refused(Reason.ORDER_UNKNOWN)

@@ -35,6 +35,10 @@ class Reason(StrEnum):
     EDGE_BELOW_CHARGES = "edge_below_charges"
     NO_INTRADAY_MODEL = "no_intraday_model"
     TOO_LATE_FOR_INTRADAY = "too_late_for_intraday"
+    # corporate actions
+    ACTIONS_UNKNOWN = "actions_unknown"
+    ACTION_PENDING = "action_pending"
+    ACTION_TODAY = "action_today"
     # protections
     COOLDOWN = "cooldown"
     STOPLOSS_GUARD = "stoploss_guard"
@@ -91,6 +95,9 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.EDGE_BELOW_CHARGES: "At this size the charges eat the expected return; add funds.",
     Reason.NO_INTRADAY_MODEL: "The predictions span several sessions; an intraday trade needs a one-session model.",
     Reason.TOO_LATE_FOR_INTRADAY: "Intraday entries stop before the square-off; use delivery or wait for tomorrow.",
+    Reason.ACTIONS_UNKNOWN: "Today's corporate actions are not known yet: prices and holdings may not go together.",
+    Reason.ACTION_PENDING: "A corporate action is not booked yet; orders in this symbol wait until it is.",
+    Reason.ACTION_TODAY: "A corporate action changed this share today in a way no price can be compared; try tomorrow.",
     Reason.COOLDOWN: "This symbol was stopped a short while ago; the status shows when it may be entered again.",
     Reason.STOPLOSS_GUARD: "Several trades were stopped within days; the status shows when entries go on.",
     Reason.MAX_DRAWDOWN: "The closed trades lost more than you allow; the status shows when entries go on.",

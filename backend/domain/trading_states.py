@@ -20,12 +20,14 @@ class TradingState(StrEnum):
 
 
 class Scope(StrEnum):
-    """Whom a state concerns: everybody, the accounts at one broker, one strategy's orders, or one user."""
+    """What a state concerns: everybody, the accounts at one broker, one strategy's orders, one user, or one symbol in
+    one account (`holding_key`)."""
 
     PLATFORM = "platform"
     BROKER = "broker"
     STRATEGY = "strategy"
     USER = "user"
+    HOLDING = "holding"
 
 
 class Cause(StrEnum):
@@ -39,6 +41,7 @@ class Cause(StrEnum):
     ORDERS_EXCEED_INTENTS = "orders_exceed_intents"
     BACKUP_RESTORED = "backup_restored"
     UNKNOWN_OWN_ORDER = "unknown_own_order"
+    CORPORATE_ACTION = "corporate_action"
 
 
 DEFECTS = frozenset({Cause.ORDER_RATE, Cause.ORDERS_EXCEED_INTENTS, Cause.BACKUP_RESTORED, Cause.UNKNOWN_OWN_ORDER})
@@ -46,6 +49,12 @@ DEFECTS = frozenset({Cause.ORDER_RATE, Cause.ORDERS_EXCEED_INTENTS, Cause.BACKUP
 
 ADMIN_LIFTS = DEFECTS | {Cause.ADMIN}
 """Causes that only an administrator may lift or loosen."""
+
+
+def holding_key(account_id: int, symbol: str) -> str:
+    """The key of one symbol in one account."""
+    return f"{account_id}:{symbol}"
+
 
 _BY_YOURSELF = "lift it with POST /v1/trading-state/reactivate."
 _BY_ADMIN = "an administrator looks into it and lifts it."
@@ -59,13 +68,16 @@ WHAT_TO_DO: dict[Cause, str] = {
     Cause.ORDERS_EXCEED_INTENTS: f"The broker's book shows more orders than were decided: {_BY_ADMIN}",
     Cause.BACKUP_RESTORED: f"The database was restored and is being compared with the brokers' books: {_BY_ADMIN}",
     Cause.UNKNOWN_OWN_ORDER: f"The broker's book shows an order of ours that is not on record: {_BY_ADMIN}",
+    Cause.CORPORATE_ACTION: "A corporate action changed what this share is worth in a way no rule can compute: look at "
+    f"the holding and its stop and target. If Sauda is to go on with it as it is, {_BY_YOURSELF}",
 }
 """What ends a state of each cause, in a sentence or two for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One state that stands. `key`: '' for the platform, else the broker, the strategy or the user's id as text.
+    """One state that stands. `key`: '' for the platform, else the broker, the strategy, the user's id as text, or
+    `holding_key`.
 
     `flatten`, with HALTED only: exits go out, and open auto-trades are sold. `by`: the user who set it, None for
     the system.
@@ -96,12 +108,20 @@ class Standings:
 
     rows: tuple[Standing, ...]
 
-    def effective(self, user_id: int, strategy: str | None, broker: str | None) -> Effective:
-        """What holds for an order of this user, strategy and broker; None where the order has none, or all are meant.
+    def effective(
+        self, user_id: int, strategy: str | None, broker: str | None, holding: str | None = None
+    ) -> Effective:
+        """What holds for an order of this user, strategy, broker and holding; None where it has none, or all are meant.
 
         An order made by hand has no strategy, so that no strategy's state concerns it.
         """
-        keys = {Scope.PLATFORM: "", Scope.BROKER: broker, Scope.STRATEGY: strategy, Scope.USER: str(user_id)}
+        keys = {
+            Scope.PLATFORM: "",
+            Scope.BROKER: broker,
+            Scope.STRATEGY: strategy,
+            Scope.USER: str(user_id),
+            Scope.HOLDING: holding,
+        }
         return gravest(row for row in self.rows if row.key == keys[row.scope])
 
 

@@ -43,7 +43,11 @@ class AutoTradeSettings(Base):
 
 
 class AutoTrade(Base):
-    """One trade from signal to realized P&L. Quantities are shares, prices rupees per share, returns fractions."""
+    """One trade from signal to realized P&L. Quantities are shares, prices rupees per share, returns fractions.
+
+    Shares and prices are on the scale after the last corporate action; `dividends` (rupees, gross of tax) are income
+    beside `realized_pnl`.
+    """
 
     __tablename__ = "auto_trades"
 
@@ -74,6 +78,7 @@ class AutoTrade(Base):
     exit_reason: Mapped[ExitReason | None] = mapped_column(enum_type(ExitReason))
     charges: Mapped[Money] = mapped_column(default=Decimal(0))
     realized_pnl: Mapped[Money] = mapped_column(default=Decimal(0))
+    dividends: Mapped[Money] = mapped_column(default=Decimal(0), server_default=text("0"))
     decided_at: Mapped[datetime]
     opened_at: Mapped[datetime | None]
     closed_at: Mapped[datetime | None]

@@ -71,6 +71,8 @@ class PaperEntryKind(StrEnum):
     DEPOSIT = "deposit"
     TRADE = "trade"
     CHARGES = "charges"
+    CORPORATE_ACTION = "corporate_action"
+    DIVIDEND = "dividend"
 
 
 class PaperEntry(Base):
@@ -102,3 +104,20 @@ class PaperBalance(Base):
     account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"), primary_key=True)
     asset: Mapped[str] = mapped_column(String(20), primary_key=True)
     balance: Mapped[Money]
+
+
+class PaperAction(Base):
+    """A corporate action that was applied to an account of the paper book, so that it never is again.
+
+    Never updated or deleted.
+    """
+
+    __tablename__ = "paper_actions"
+
+    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"), primary_key=True)
+    action: Mapped[str] = mapped_column(String(60), primary_key=True)
+    shares_before: Mapped[int] = mapped_column(Integer)
+    shares_after: Mapped[int] = mapped_column(Integer)
+    cash: Mapped[Money]
+    at: Mapped[datetime]
+    created_at: Mapped[CreatedAt]

@@ -12,7 +12,8 @@ from backend.models.base import Base, BigId, CreatedAt, enum_type
 class TradingStatePeriod(Base):
     """One period; the open one (`ended_at` is null) stands now, and without one the scope is ACTIVE.
 
-    `key` is empty for the platform, else the user's id, the strategy's or the broker's name. `set_by` is null where
+    `key` is empty for the platform, else the user's id, the strategy's or the broker's name, or
+    account and symbol. `set_by` is null where
     the system did it; only a person ends a period.
     """
 

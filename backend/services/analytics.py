@@ -13,7 +13,8 @@ _TOUCH_PREFIX = "touch_net_"
 
 @dataclass(frozen=True, slots=True)
 class ClosedTrade:
-    """One closed trade: rupees, `realized_pnl` net of `charges`; `closed_on` is an IST day."""
+    """One closed trade: rupees, `realized_pnl` net of `charges`; `closed_on` is an IST day. `dividends`, gross of tax,
+    are income beside the P&L: a confidence is about the price."""
 
     symbol: str
     mode: str
@@ -25,6 +26,7 @@ class ClosedTrade:
     realized_pnl: Decimal
     charges: Decimal
     closed_on: date
+    dividends: Decimal = Decimal(0)
 
     @property
     def hit(self) -> bool:
@@ -45,6 +47,7 @@ class Figures:
     wins: int
     realized_pnl: Decimal
     charges: Decimal
+    dividends: Decimal
     win_rate: float | None
     profit_factor: float | None
     average_win: Decimal | None
@@ -105,6 +108,7 @@ def figures(trades: Sequence[ClosedTrade]) -> Figures:
         wins=len(wins),
         realized_pnl=won + lost,
         charges=sum((t.charges for t in trades), Decimal(0)),
+        dividends=sum((t.dividends for t in trades), Decimal(0)),
         win_rate=len(wins) / count if count else None,
         profit_factor=float(won / -lost) if losses else None,
         average_win=won / len(wins) if wins else None,

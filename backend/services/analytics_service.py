@@ -54,10 +54,11 @@ async def _closed_trades(
         AutoTrade.exit_reason,
         AutoTrade.confidence,
         AutoTrade.confidence_kind,
-        AutoTrade.entry_quantity * AutoTrade.entry_price,
+        (AutoTrade.entry_quantity * AutoTrade.entry_price).label("entry_value"),
         AutoTrade.realized_pnl,
         AutoTrade.charges,
         AutoTrade.closed_at,
+        AutoTrade.dividends,
     ).where(AutoTrade.user_id == user_id, AutoTrade.status == TradeStatus.CLOSED, AutoTrade.closed_at.is_not(None))
     if first is not None:
         query = query.where(AutoTrade.closed_at >= midnight_before(first))
@@ -66,17 +67,18 @@ async def _closed_trades(
     rows = await session.execute(query.order_by(AutoTrade.closed_at.desc(), AutoTrade.id.desc()).limit(TRADES_MAX + 1))
     return [
         ClosedTrade(
-            symbol=symbol,
-            mode=mode.value,
-            strategy=strategy,
-            exit_reason=exit_reason.value if exit_reason else "unknown",
-            confidence=confidence,
-            confidence_kind=kind,
-            entry_value=Decimal(entry_value or 0),
-            realized_pnl=realized_pnl,
-            charges=charges,
-            closed_on=closed_at.astimezone(IST).date(),
+            symbol=row.symbol,
+            mode=row.mode.value,
+            strategy=row.strategy,
+            exit_reason=row.exit_reason.value if row.exit_reason else "unknown",
+            confidence=row.confidence,
+            confidence_kind=row.confidence_kind,
+            entry_value=Decimal(row.entry_value or 0),
+            realized_pnl=row.realized_pnl,
+            charges=row.charges,
+            closed_on=row.closed_at.astimezone(IST).date(),
+            dividends=row.dividends,
         )
-        for symbol, mode, strategy, exit_reason, confidence, kind, entry_value, realized_pnl, charges, closed_at in rows
-        if closed_at is not None
+        for row in rows
+        if row.closed_at is not None
     ]

@@ -14,6 +14,7 @@ from backend.domain.modes import MODE_RULES, Mode
 from backend.domain.ranking import MarketView, Ranking, rank
 from backend.domain.risk import RiskLimits
 from backend.services.context import Trading
+from backend.services.corporate_action_service import settle_actions
 from backend.services.cycle_service import (
     FencedError,
     OpenCycle,
@@ -88,6 +89,8 @@ async def run_cycle(trading: Trading, now: datetime) -> CycleReport | None:
     cycle = await open_cycle(trading, scheduled_at)
     if not cycle.mine and not await anything_left(trading.sessions, cycle.id):
         return None
+    # Before any decision of the day: what a share is may have changed overnight.
+    await settle_actions(trading, now)
     inputs = await gather_market(trading, now)
     report = CycleReport(scheduled_at, symbols=len(inputs.view.continuous), problems=dict(inputs.problems))
     await store_inputs(trading.sessions, cycle.id, inputs.stored())

@@ -52,7 +52,8 @@ async def watch_day_loss(trading: Trading, users: Sequence[UserState], market: M
     """Put users whose day has cost too much into REDUCING, and return all as they stand then.
 
     An account in which anything held has no quote now is left alone: what it is worth is not known. What the market
-    does not know at all counts nothing, at the day's beginning as now.
+    does not know at all counts nothing, at the day's beginning as now. Neither is an account judged while shares and
+    prices of something held may be on two scales.
     """
     limit = trading.rules.day_loss_fraction_max
     known = trading.market_data.instruments
@@ -103,4 +104,6 @@ async def _reduce(
 
 
 def _is_valued(user: UserState, market: MarketView, known: Container[str]) -> bool:
+    if any(shares and symbol in user.unscaled for symbol, shares in user.holdings.items()):
+        return False
     return all(symbol in market.quotes for symbol, shares in user.holdings.items() if shares and symbol in known)

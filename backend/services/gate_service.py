@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from backend.brokers.base import Broker
 from backend.domain.decide import TradeStatus
 from backend.domain.gate import AccountFacts, GateLimits, LiveSwitches
-from backend.domain.trading_states import Cause, Scope, TradingState, held_without_stops
+from backend.domain.trading_states import Cause, Scope, TradingState, held_without_stops, holding_key
 from backend.models import AutoTrade, BrokerAccount, LivePermission, Order, Plan, Subscription, SubscriptionStatus
 from backend.services.context import TradingRules
 from backend.services.trading_state_service import impose, standings
@@ -44,6 +44,9 @@ _FACTS = text("""
                       AND coalesce(CASE :side WHEN 'buy' THEN limit_price <= CAST(:limit_price AS numeric)
                                               ELSE limit_price >= CAST(:limit_price AS numeric) END, true)) AS opposite,
            EXISTS (SELECT FROM live WHERE symbol = :symbol AND state = 'unknown') AS unknown,
+           EXISTS (SELECT FROM account_actions x JOIN corporate_actions c ON c.id = x.action_id
+                    WHERE x.account_id = :account_id AND x.status = 'pending'
+                      AND CAST(:symbol AS varchar) IN (c.symbol, c.new_symbol)) AS action_pending,
            coalesce((SELECT sum(open * limit_price) FROM live WHERE side = 'buy'), 0)
                + coalesce((SELECT sum(balance) FROM ledger_balances
                             WHERE account_id = :account_id AND ledger_account = 'positions'), 0) AS open_value,
@@ -84,7 +87,9 @@ async def facts_of(
         )
     ).one()
     return AccountFacts(
-        standing=(await standings(session)).effective(order.user_id, strategy, broker.name),
+        standing=(await standings(session)).effective(
+            order.user_id, strategy, broker.name, holding_key(order.account_id, order.symbol)
+        ),
         cash_free=row.cash_free,
         funds_total=funds_total,
         open_value=row.open_value,
@@ -97,6 +102,7 @@ async def facts_of(
         rejections_running=await _rejections_running(session, rules.gate, order),
         live_switches=await _live_switches(session, rules, order.user_id, broker),
         unknown_open=row.unknown,
+        action_pending=row.action_pending,
     )
 
 
@@ -159,6 +165,7 @@ async def held_unstopped(session: AsyncSession, scope: Scope, key: str) -> str:
         Scope.BROKER: BrokerAccount.broker == key,
         Scope.STRATEGY: AutoTrade.strategy == key,
         Scope.USER: AutoTrade.user_id == (int(key) if scope is Scope.USER else 0),
+        Scope.HOLDING: func.concat(AutoTrade.account_id, ":", AutoTrade.symbol) == key,
     }
     held = (
         select(func.count())

@@ -22,6 +22,7 @@ from backend.domain.ranking import MarketView, Signal
 from backend.domain.reasons import Reason
 from backend.domain.risk import QuoteView
 from backend.errors import SaudaError
+from backend.services.action_record_service import Scales, scales
 from backend.services.context import Trading
 from backend.services.market_calendar import EXCHANGE
 from backend.services.ml_service_client import SignalBatch
@@ -213,8 +214,9 @@ async def gather_users(trading: Trading, shard: int, shards: int, market: Market
     async with trading.sessions() as session:
         rows = (await session.execute(_USERS, parameters)).all()
         standing = await standings(session)
+        of_today = await scales(session, market.today)
     snapshots = await _snapshots(trading, rows)
-    users = [_user_state(row, snapshots.get(row.account_id), market, days) for row in rows]
+    users = [_user_state(row, snapshots.get(row.account_id), market, days, of_today) for row in rows]
     return [replace(user, standings=standing) for user in users] if standing.rows else users
 
 
@@ -240,7 +242,11 @@ async def _snapshots(trading: Trading, rows: Sequence[Any]) -> Mapping[int, Acco
 
 
 def _user_state(
-    row: Any, snapshot: AccountSnapshot | BrokerError | None, market: MarketView, days: Sequence[date]
+    row: Any,
+    snapshot: AccountSnapshot | BrokerError | None,
+    market: MarketView,
+    days: Sequence[date],
+    of_today: Scales,
 ) -> UserState:
     trades = cast("list[dict[str, Any]]", row.trades or [])
     usable = isinstance(snapshot, AccountSnapshot)
@@ -251,6 +257,7 @@ def _user_state(
     invested = _value(holdings, market, trades)
     own_max = row.entries_per_day_max
     barred = _protections(row, cash, trades, market, days)
+    unscaled = _unscaled(of_today, row.account_id, market)
     return UserState(
         user_id=row.user_id,
         account_id=row.account_id or 0,
@@ -266,12 +273,22 @@ def _user_state(
         entries_cap=row.auto_trades_per_day if own_max is None else min(row.auto_trades_per_day, own_max),
         holdings=holdings,
         open_trades=tuple(_open_trade(t) for t in trades if t["status"] in {"open", "entering"}),
-        blocked=_blocked(holdings, trades, row.orders or [], row.ended or [], barred),
+        blocked=_blocked(holdings, trades, row.orders or [], row.ended or [], barred)
+        | dict.fromkeys(of_today.not_comparable, Reason.ACTION_TODAY)
+        | unscaled,
+        unscaled=unscaled,
         paused=next((block.rule for block in barred if block.symbol is None), None),
         unavailable=None if usable else Reason.BROKER_UNAVAILABLE,
         broker=row.broker or "",
         day_equity=row.day_equity,
     )
+
+
+def _unscaled(of_today: Scales, account_id: int | None, market: MarketView) -> dict[str, Reason]:
+    """Symbols in which nothing may be decided for an account now, and why."""
+    unknown = {} if of_today.told else dict.fromkeys(market.continuous, Reason.ACTIONS_UNKNOWN)
+    pending = (symbol for account, symbol in of_today.pending if account == account_id)
+    return unknown | dict.fromkeys(pending, Reason.ACTION_PENDING)
 
 
 def _value(holdings: Mapping[str, int], market: MarketView, trades: Sequence[dict[str, Any]]) -> Decimal:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, String, cast, select, true
+from sqlalchemy import ColumnElement, String, cast, func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.orders import Intent
@@ -88,6 +88,8 @@ def _concerned(halt: Halt) -> ColumnElement[bool]:
             return AutoTrade.strategy == halt.key
         case Scope.USER:
             return Order.user_id == int(halt.key)
+        case Scope.HOLDING:
+            return func.concat(Order.account_id, ":", Order.symbol) == halt.key
 
 
 async def _require_target(trading: Trading, session: AsyncSession, halt: Halt) -> None:
@@ -96,6 +98,8 @@ async def _require_target(trading: Trading, session: AsyncSession, halt: Halt) -
         raise InvalidRequestError("The platform has no key, and every other scope has one.", code="invalid_scope_key")
     if halt.scope is Scope.BROKER and halt.key not in trading.brokers:
         raise NotFoundError(f"There is no broker {halt.key}; there are: {', '.join(sorted(trading.brokers))}.")
+    if halt.scope is Scope.HOLDING:
+        raise InvalidRequestError("Single holdings are halted by Sauda itself only.", code="invalid_scope")
     if halt.scope is Scope.USER:
         # As the send's gate compares it: 7 is a user, 07 would halt nobody.
         known = await session.scalar(select(User.id).where(cast(User.id, String) == halt.key))

@@ -10,11 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.db import lock_account
 from backend.domain import ledger
+from backend.domain.calendar import IST
+from backend.domain.corporate_actions import ActionKind, CorporateAction, entitlement
 from backend.domain.ledger import Journal, JournalKind, LedgerAccount
 from backend.domain.market import Side
 from backend.domain.orders import LIVE_STATES
 from backend.domain.reconcile import BookTrade
-from backend.models import LedgerBalance, LedgerEntry, Order
+from backend.models import AccountAction, LedgerBalance, LedgerEntry, Order
+from backend.services.action_record_service import applied_after
 
 _POST = text("""
     WITH journal AS MATERIALIZED (SELECT nextval('ledger_journal_seq') AS number),
@@ -28,7 +31,9 @@ _POST = text("""
                     CAST(:order_id AS bigint), :at
                FROM journal, lines l)
     INSERT INTO ledger_balances AS b (account_id, ledger_account, symbol, balance, quantity)
-    SELECT :account_id, l.ledger_account, l.symbol, l.amount, l.quantity FROM lines l
+    -- a share that leaves and comes in again has two lines in one journal
+    SELECT :account_id, l.ledger_account, l.symbol, sum(l.amount), CAST(sum(l.quantity) AS int) FROM lines l
+     GROUP BY l.ledger_account, l.symbol
         ON CONFLICT (account_id, ledger_account, symbol) DO UPDATE
        SET balance = b.balance + EXCLUDED.balance, quantity = b.quantity + EXCLUDED.quantity
 """)
@@ -111,19 +116,49 @@ async def reserve(session: AsyncSession, order: Order, rupees: Decimal, at: date
 async def post_fill(session: AsyncSession, order: Order, trade: BookTrade) -> None:
     """Book one execution of an order that has just counted it: cash, charges, shares, and its part of the reserve."""
     await lock_account(session, order.account_id)
-    held, cost = await _position(session, order.account_id, order.symbol)
+    went_through = await applied_after(session, order.account_id, trade.traded_at.astimezone(IST).date())
+    symbol, quantity = await _carry(session, order, trade, went_through)
+    held, cost = await position(session, order.account_id, symbol)
+    value = trade.price * trade.quantity
+    used = Decimal(0)
     if order.side is Side.BUY:
         open_before = order.quantity - order.filled_quantity + trade.quantity
         used = ledger.used_of_reserve(await reserved_for(session, order.id), trade.quantity, open_before)
-        journal = ledger.buy(order.symbol, trade.quantity, trade.price, trade.charges, used, held=held)
+    if not quantity:
+        kind = JournalKind.BUY if order.side is Side.BUY else JournalKind.SELL
+        signed = value if order.side is Side.BUY else -value
+        journal = ledger.settle_without_shares(kind, signed, trade.charges, used)
+    elif order.side is Side.BUY:
+        journal = ledger.buy(symbol, quantity, value / quantity, trade.charges, used, held=held, value=value)
     else:
         journal = ledger.sell(
-            order.symbol, trade.quantity, trade.price, trade.charges, held=max(held, 0), held_cost=cost
+            symbol, quantity, value / quantity, trade.charges, held=max(held, 0), held_cost=cost, value=value
         )
     await post(session, order.account_id, journal, trade.traded_at, order.id)
 
 
-async def _position(session: AsyncSession, account_id: int, symbol: str) -> tuple[int, Decimal]:
+async def _carry(
+    session: AsyncSession, order: Order, trade: BookTrade, went_through: Sequence[tuple[AccountAction, CorporateAction]]
+) -> tuple[str, int]:
+    """The symbol and shares of today that a trade is of. One from before the ex-date of an action that the account has
+    been through changes what that action made of the holding, as if it had been known in time."""
+    symbol, shares = order.symbol, trade.quantity if order.side is Side.BUY else -trade.quantity
+    for row, action in went_through:
+        if action.symbol != symbol:
+            continue
+        row.shares_before += shares
+        due = entitlement(action, row.shares_before)
+        moved, paid = due.shares - row.shares_after, due.cash - row.cash
+        row.shares_after, row.cash = due.shares, due.cash
+        if paid and action.kind is ActionKind.DIVIDEND:
+            await post(session, order.account_id, ledger.dividend(symbol, paid), trade.traded_at, order.id)
+        elif paid:
+            await post(session, order.account_id, ledger.payout_change(paid), trade.traded_at, order.id)
+        symbol, shares = action.symbol_after, moved
+    return symbol, abs(shares)
+
+
+async def position(session: AsyncSession, account_id: int, symbol: str) -> tuple[int, Decimal]:
     """(shares, their cost in rupees) of one symbol."""
     key = (account_id, LedgerAccount.POSITIONS, symbol)
     position = await session.get(LedgerBalance, key, populate_existing=True)
@@ -157,7 +192,7 @@ async def align(
     for symbol in sorted(holdings.keys() | books.shares.keys()):
         difference = holdings.get(symbol, 0) - books.shares.get(symbol, 0)
         if difference:
-            held, cost = await _position(session, account_id, symbol)
+            held, cost = await position(session, account_id, symbol)
             await post(session, account_id, ledger.adopt(symbol, difference, held=held, held_cost=cost), at)
             changes.append(f"{symbol} by {difference:+d} shares")
     return changes

@@ -19,6 +19,7 @@ from backend.errors import ConflictError, InvalidRequestError, UpstreamError
 from backend.models import BrokerAccount, Order, OrderOrigin
 from backend.services.account_service import account_of, with_funds
 from backend.services.context import Trading
+from backend.services.corporate_action_service import settle_actions
 from backend.services.market_calendar import EXCHANGE
 from backend.services.reconcile_service import reconcile
 from backend.services.record_service import Recorded
@@ -44,7 +45,7 @@ async def place_manual(trading: Trading, user_id: int, key: str, wanted: ManualO
     Raises:
         InvalidRequestError: an unknown symbol, or what the gate refuses before anything is recorded (code: the reason).
         ConflictError: no such account that is ready, or the market is not in continuous trading.
-        UpstreamError: the broker or data_service does not answer.
+        UpstreamError: the broker or data_service does not answer, or does not tell the day's corporate actions.
     """
     client_id = manual_order_id(user_id, key)
     if (earlier := await _order_named(trading, client_id)) is not None:
@@ -53,6 +54,8 @@ async def place_manual(trading: Trading, user_id: int, key: str, wanted: ManualO
     now = await trading.clock()
     if trading.calendar.phase(wanted.symbol, now) is not Phase.CONTINUOUS:
         raise ConflictError(NEXT_STEP[Reason.MARKET_NOT_CONTINUOUS], code=Reason.MARKET_NOT_CONTINUOUS.value)
+    if not await settle_actions(trading, now):
+        raise UpstreamError(NEXT_STEP[Reason.ACTIONS_UNKNOWN], code=Reason.ACTIONS_UNKNOWN.value)
     async with trading.sessions() as session:
         account = await account_of(session, user_id, wanted.account_id)
     (funds,) = await with_funds(trading, [account])

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import TypeVar
 
 import httpx
@@ -16,6 +17,7 @@ from backend.domain.risk import QuoteView
 from backend.errors import SaudaError, UpstreamError
 from contracts.common import SYMBOLS_PER_REQUEST_MAX, Problem, Wire
 from contracts.market import (
+    ActionsReply,
     BarsReply,
     BarsRequest,
     ClockReply,
@@ -28,6 +30,7 @@ from contracts.market import (
 )
 
 Reply = TypeVar("Reply", bound=Wire)
+CLOSE_DAYS = 10
 _LENGTHS = {timedelta(minutes=1): Interval.MIN_1, timedelta(minutes=5): Interval.MIN_5}
 
 
@@ -128,6 +131,25 @@ class MarketDataClient:
     async def bars(self, request: BarsRequest) -> BarsReply:
         url = f"{self._url}/v1/bars"
         return await call(self._http, "POST", url, BarsReply, body=request, timeout_s=self._timeout_s)
+
+    async def actions(self, from_: date, through: date, as_of: datetime) -> ActionsReply:
+        """Corporate actions with an ex-date in the days (both inclusive) that were known at `as_of`."""
+        asked = {"from": from_.isoformat(), "through": through.isoformat(), "as_of": as_of.isoformat()}
+        url = str(httpx.URL(f"{self._url}/v1/actions", params=asked))
+        return await call(self._http, "GET", url, ActionsReply, timeout_s=self._timeout_s)
+
+    async def close_before(self, symbol: str, day: date, as_of: datetime) -> Decimal | None:
+        """The last unadjusted close of `symbol` before `day`, in rupees; None where the last CLOSE_DAYS have none."""
+        request = BarsRequest(
+            symbols=[symbol],
+            interval=Interval.DAY_1,
+            from_=day - timedelta(days=CLOSE_DAYS),
+            through=day - timedelta(days=1),
+            as_of=as_of,
+            adjusted=False,
+        )
+        columns = (await self.bars(request)).series.get(symbol)
+        return columns.close[-1] if columns is not None and columns.close else None
 
     async def bars_since(self, since: Mapping[str, datetime], now: datetime) -> Mapping[str, Sequence[BarView]]:
         """Finished bars that began at or after each symbol's instant, in the finest interval there is."""

@@ -14,6 +14,7 @@ from backend.domain.reconcile import BookTrade
 from backend.domain.trades import TradeFill, TradeSummary, summarize
 from backend.models import AutoTrade, Fill, Order, OrderEvent, OrderOrigin, OutboxMessage
 from backend.services import ledger_service
+from backend.services.action_record_service import actions_of_trades
 from backend.services.record_service import refund_quota
 
 
@@ -106,8 +107,9 @@ def _add_fill(session: AsyncSession, order: Order, trade: BookTrade) -> None:
     order.average_price = value / order.filled_quantity
 
 
-async def update_trade(session: AsyncSession, trade_id: int, market_at: datetime) -> None:
-    """Recompute an auto-trade from its orders and fills, and tell its owner where it opened or closed."""
+async def update_trade(session: AsyncSession, trade_id: int, market_at: datetime, *, announced: bool = True) -> None:
+    """Recompute an auto-trade from its orders, their fills and its share's corporate actions, and tell its owner where
+    it opened or closed (unless `announced` is False: the figures are on a new scale, nothing was traded)."""
     trade = (await session.scalars(select(AutoTrade).where(AutoTrade.id == trade_id).with_for_update())).one()
     orders = (await session.scalars(select(Order).where(Order.auto_trade_id == trade_id))).all()
     intents = {order.id: order.intent for order in orders}
@@ -115,12 +117,15 @@ async def update_trade(session: AsyncSession, trade_id: int, market_at: datetime
     summary = summarize(
         [(order.intent, order.state) for order in orders],
         [TradeFill(intents[f.order_id], Execution(f.side, f.quantity, f.price, f.charges), f.filled_at) for f in fills],
+        (await actions_of_trades(session, [trade_id]))[trade_id],
     )
-    _announce_change(session, trade, summary)
+    if announced:
+        _announce_change(session, trade, summary)
     trade.status = summary.status
     trade.entry_quantity, trade.entry_price = summary.entry_quantity, summary.entry_price
     trade.exit_quantity, trade.exit_price = summary.exit_quantity, summary.exit_price
     trade.charges, trade.realized_pnl = summary.charges, summary.realized_pnl
+    trade.dividends = summary.dividends
     trade.opened_at = summary.opened_at
     if summary.status is TradeStatus.CANCELLED:
         trade.closed_at = trade.closed_at or market_at

@@ -33,8 +33,10 @@ from backend.models import (
     OutboxMessage,
 )
 from backend.services import ledger_service
+from backend.services.action_record_service import is_pending
 from backend.services.broker_books import BOOK_TIMEOUT_S
 from backend.services.context import Trading
+from backend.services.corporate_action_service import settle_actions
 from backend.services.order_service import update_trade
 from backend.services.reconcile_service import reconcile
 from backend.services.trading_state_service import impose
@@ -64,6 +66,8 @@ async def watch_positions(trading: Trading) -> PositionReport:
     """
     report = PositionReport()
     now = await trading.clock()
+    # Shares that a split made must not be taken for shares that came from outside.
+    scales_known = await settle_actions(trading, now)
     async with trading.sessions() as session:
         by_broker: dict[str, list[BrokerAccount]] = defaultdict(list)
         for account in await _accounts(session):
@@ -75,7 +79,8 @@ async def watch_positions(trading: Trading) -> PositionReport:
             continue
         report.accounts += len(accounts)
         await _adopt_foreign(trading, broker, accounts, now, report)
-        await _align(trading, broker, accounts, now, report)
+        if scales_known:
+            await _align(trading, broker, accounts, now, report)
     if report.adopted or report.aligned or report.failed_accounts:
         log.info(
             "positions", adopted=report.adopted, aligned=report.aligned, failed=sorted(report.failed_accounts)[:20]
@@ -304,6 +309,8 @@ async def _align_account(
         newest = await session.scalar(select(func.max(LedgerEntry.id)).where(LedgerEntry.account_id == account.id))
         if (newest or 0) != known.mark:
             # Something was booked since the report: nothing that it seems to lack is missing.
+            return False
+        if await is_pending(session, account.id):
             return False
         for trade in short:
             await _close_by_hand(session, trade.id, snapshot.holdings.get(trade.symbol, 0), now)

@@ -15,7 +15,7 @@ from backend.brokers.base import Broker
 from backend.db import is_about_data
 from backend.domain.orders import LIVE_STATES, Intent, OrderEventKind, OrderState
 from backend.domain.reconcile import IN_BOOK_STATES, BookOrder, BookStatus, KnownOrder, LookupRules, settle
-from backend.domain.trading_states import Cause, Effective, Scope, TradingState, permits
+from backend.domain.trading_states import Cause, Effective, Scope, TradingState, holding_key, permits
 from backend.errors import SaudaError
 from backend.models import AutoTrade, BrokerAccount, CycleShard, Fill, Order, OrderOrigin
 from backend.services.broker_books import Shown, read_books
@@ -189,7 +189,8 @@ async def _reconcile_broker(
         settled.append((w, shown))
 
     async def cancel(w: Watched, shown: Sequence[BookOrder]) -> None:
-        effective = standing.effective(w.order.user_id, w.strategy, broker.name)
+        holding = holding_key(w.order.account_id, w.order.symbol)
+        effective = standing.effective(w.order.user_id, w.strategy, broker.name, holding)
         async with at_once:
             await _cancel_what_should_not_rest(trading, broker, w.order, shown, effective, market_now)
 

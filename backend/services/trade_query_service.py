@@ -15,8 +15,10 @@ from backend.domain.decide import TradeStatus
 from backend.domain.market import Side
 from backend.domain.modes import Mode
 from backend.domain.positions import Execution, Position, position_of
+from backend.domain.trades import TradeFill, executed, timeline
 from backend.errors import SaudaError
 from backend.models import AutoTrade, Fill, Order
+from backend.services.action_record_service import actions_of_trades
 from backend.services.context import Trading
 from backend.services.plan_service import midnight_after
 from contracts.common import SYMBOLS_PER_REQUEST_MAX
@@ -98,21 +100,23 @@ async def live_trades_of(session: AsyncSession, user_id: int) -> list[AutoTrade]
 
 
 async def positions_of(session: AsyncSession, trades: Iterable[AutoTrade]) -> dict[int, Position]:
-    """What each trade still holds, folded from its fills; trades that hold nothing are left out."""
+    """What each trade still holds, folded from its fills and its share's actions; trades that hold nothing are left
+    out."""
     held = [trade.id for trade in trades if trade.entry_quantity > trade.exit_quantity]
     if not held:
         return {}
     rows = await session.execute(
-        select(AutoTrade.id, Fill.side, Fill.quantity, Fill.price, Fill.charges)
+        select(AutoTrade.id, Order.intent, Fill.side, Fill.quantity, Fill.price, Fill.charges, Fill.filled_at)
         .join(Order, Order.id == Fill.order_id)
         .join(AutoTrade, AutoTrade.id == Order.auto_trade_id)
         .where(AutoTrade.id.in_(held))
         .order_by(Fill.filled_at, Fill.id)
     )
-    executions: dict[int, list[Execution]] = defaultdict(list)
-    for trade_id, side, quantity, price, charges in rows:
-        executions[trade_id].append(Execution(side, quantity, price, charges))
-    return {trade_id: position_of(fills) for trade_id, fills in executions.items()}
+    fills: dict[int, list[TradeFill]] = defaultdict(list)
+    for trade_id, intent, side, quantity, price, charges, at in rows:
+        fills[trade_id].append(TradeFill(intent, Execution(side, quantity, price, charges), at))
+    actions = await actions_of_trades(session, held)
+    return {trade_id: position_of(executed(timeline(of, actions[trade_id]))) for trade_id, of in fills.items()}
 
 
 async def last_prices(trading: Trading, symbols: Iterable[str]) -> Mapping[str, Decimal]:

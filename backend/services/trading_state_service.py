@@ -16,7 +16,7 @@ from backend.domain.trading_states import (
     imposed,
 )
 from backend.errors import InvalidRequestError, NotAllowedError, NotFoundError
-from backend.models import OutboxMessage, Role, TradingStatePeriod, User
+from backend.models import BrokerAccount, OutboxMessage, Role, TradingStatePeriod, User
 
 log = structlog.get_logger()
 
@@ -73,7 +73,7 @@ async def lift(session: AsyncSession, scope: Scope, key: str, by: User, reason: 
     row = await _standing_row(session, scope, key)
     if row is None:
         raise NotFoundError("Nothing holds trading back here.", code="nothing_to_lift")
-    own = scope is Scope.USER and key == str(by.id)
+    own = (scope, key) in await own_scopes(session, by.id)
     if by.role is not Role.ADMIN and (not own or row.cause in ADMIN_LIFTS):
         raise NotAllowedError(f"Only an administrator can lift this ({row.cause}).", code="admin_required")
     _end(row, by.id, reason)
@@ -96,13 +96,25 @@ async def lift_period(session: AsyncSession, period_id: int, by: User, reason: s
 
 
 async def lift_own(session: AsyncSession, user: User, reason: str) -> None:
-    """End what stands for a user's own trading, by that user; nothing to do where nothing stands.
+    """End what stands for a user's own trading and holdings, by that user; nothing to do where nothing stands.
 
     Raises:
         NotAllowedError: only an administrator may lift it.
     """
-    if await _standing_row(session, Scope.USER, str(user.id)) is not None:
-        await lift(session, Scope.USER, str(user.id), user, reason)
+    for scope, key in sorted(await own_scopes(session, user.id)):
+        if await _standing_row(session, scope, key) is not None:
+            await lift(session, scope, key, user, reason)
+
+
+async def own_scopes(session: AsyncSession, user_id: int) -> set[tuple[Scope, str]]:
+    """The scopes that concern this user alone: their trading, and what stands for single holdings of their accounts."""
+    period = TradingStatePeriod
+    holdings = await session.scalars(
+        select(period.key)
+        .join(BrokerAccount, period.key.startswith(func.concat(BrokerAccount.id, ":")))
+        .where(period.scope == Scope.HOLDING, period.ended_at.is_(None), BrokerAccount.user_id == user_id)
+    )
+    return {(Scope.USER, str(user_id)), *((Scope.HOLDING, key) for key in holdings)}
 
 
 async def standings(session: AsyncSession) -> Standings:

@@ -18,6 +18,7 @@ from backend.models import AutoTrade, DailyUsage, Order, OrderEvent, OutboxMessa
 from backend.services import gate_service
 from backend.services.auto_trading_service import decide_all, rank_modes, run_cycle
 from backend.services.context import Trading
+from backend.services.corporate_action_service import settle_actions
 from backend.services.cycle_service import FencedError, claim_shard, fence, hold, open_cycle
 from backend.services.gather_service import gather_market, gather_users
 from backend.services.reconcile_service import reconcile
@@ -293,6 +294,7 @@ async def test_a_second_cycle_that_decided_meanwhile_records_no_second_exit_and_
     trading, market, make_user
 ):
     await make_user(symbols=("INFY", "TCS"))
+    await settle_actions(trading, market.now)
     first = await open_cycle(trading, market.now)
     market_inputs = await gather_market(trading, market.now)
     rankings = rank_modes(market_inputs.view, trading.rules.limits)

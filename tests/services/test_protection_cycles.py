@@ -25,6 +25,7 @@ from backend.domain.protections import (
 from backend.domain.reasons import Reason
 from backend.models import AutoTrade, AutoTradeSettings, BrokerAccount
 from backend.services.auto_trading_service import run_cycle
+from backend.services.corporate_action_service import settle_actions
 from backend.services.decision_query_service import decisions_of
 from backend.services.gather_service import gather_market, gather_users
 from backend.services.protection_service import blocks_of, session_days
@@ -203,6 +204,7 @@ async def add_closed(sessions, user_id: int, symbol: str, at: datetime, **change
 
 
 async def gathered(trading, now: datetime) -> dict[int, tuple[dict[str, Reason], Reason | None]]:
+    await settle_actions(trading, now)
     view = (await gather_market(trading, now)).view
     users = [user for shard in range(2) for user in await gather_users(trading, shard, 2, view)]
     return {user.user_id: (dict(user.blocked), user.paused) for user in users}

@@ -6,20 +6,25 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from typing import Annotated
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Query, Response
 
+from backend.domain.calendar import IST
 from contracts.common import Environment
 from contracts.market import (
+    ActionsReply,
     BarColumns,
     BarsReply,
     BarsRequest,
     ClockReply,
+    CorporateAction,
     Instrument,
     InstrumentsReply,
+    Interval,
     Quote,
     QuotesReply,
     QuotesRequest,
@@ -32,7 +37,8 @@ LEVELS = (0.01, 0.015, 0.02, 0.025, 0.03, 0.035)
 
 @dataclass
 class Stock:
-    """One stock as the test sets it: last price, shares traded in the last minute, and what the model says."""
+    """One stock as the test sets it: last price, shares of the last minute, what the model says; bars of a minute,
+    and the closes of days gone by."""
 
     last: Decimal
     bar_volume: int = 100_000
@@ -42,6 +48,7 @@ class Stock:
     reference: Decimal | None = None
     reasons: tuple[str, ...] = ()
     bars: list[tuple[datetime, Decimal, Decimal, Decimal, Decimal, int]] = field(default_factory=list)
+    closes: dict[date, Decimal] = field(default_factory=dict)
 
 
 @dataclass
@@ -52,6 +59,8 @@ class Market:
     stocks: dict[str, Stock]
     quotes_down: bool = False
     predictions_down: bool = False
+    actions: list[CorporateAction] = field(default_factory=list)
+    actions_down: bool = False
     target_fraction: Decimal = Decimal("0.03")
     stop_fraction: Decimal = Decimal("0.06")
 
@@ -62,6 +71,7 @@ def quote_of(symbol: str, stock: Stock, as_of: datetime) -> Quote:
     return Quote(
         symbol=symbol,
         as_of=as_of,
+        age_s=0.0,
         source="test",
         last=close,
         bid=close - TICK,
@@ -81,6 +91,15 @@ def quote_of(symbol: str, stock: Stock, as_of: datetime) -> Quote:
         bar_close=close,
         bar_volume=stock.bar_volume,
     )
+
+
+def daily_bars(stock: Stock, asked: BarsRequest) -> BarColumns:
+    """The closes of days that are over, as bars that never moved."""
+    days = sorted(d for d in stock.closes if asked.from_ <= d <= asked.through)
+    over = [d for d in days if datetime.combine(d, time(15, 30), tzinfo=IST) <= asked.as_of]
+    closes = [stock.closes[d] for d in over]
+    starts = [datetime.combine(d, time(9, 15), tzinfo=IST).astimezone(UTC) for d in over]
+    return BarColumns(start=starts, open=closes, high=closes, low=closes, close=closes, volume=[1] * len(over))
 
 
 def prediction_of(symbol: str, stock: Stock, horizon: int, market: Market) -> Prediction:
@@ -125,10 +144,22 @@ def create_app(market: Market) -> FastAPI:
         found = {s: quote_of(s, market.stocks[s], as_of) for s in body.symbols if s in market.stocks}
         return QuotesReply(environment=Environment.SIMULATED, as_of=as_of, quotes=found)
 
+    @app.get("/v1/actions", response_model=None)
+    def actions(from_: Annotated[date, Query(alias="from")], through: date, as_of: datetime) -> ActionsReply | Response:
+        if market.actions_down:
+            return Response("garbage", 503)
+        known = [
+            a for a in market.actions if from_ <= a.ex_date <= through and a.known_on <= as_of.astimezone(IST).date()
+        ]
+        return ActionsReply(environment=Environment.SIMULATED, as_of=as_of, actions=known)
+
     @app.post("/v1/bars")
     def bars(body: BarsRequest) -> BarsReply:
         series = {}
         for symbol in body.symbols:
+            if body.interval is Interval.DAY_1:
+                series[symbol] = daily_bars(market.stocks[symbol], body)
+                continue
             ended = [b for b in market.stocks[symbol].bars if b[0] + timedelta(minutes=1) <= body.as_of]
             start, opened, high, low, close, volume = (list(c) for c in zip(*ended, strict=True)) if ended else [[]] * 6
             series[symbol] = BarColumns(start=start, open=opened, high=high, low=low, close=close, volume=volume)

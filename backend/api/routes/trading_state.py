@@ -49,5 +49,8 @@ async def _trading_state(session: AsyncSession, state: ApiState, user_id: int) -
     standings = await trading_state_service.standings(session)
     primary = next((account for account in await accounts_of(session, user_id) if account.is_primary), None)
     effective = standings.effective(user_id, None, primary.broker if primary else None)
-    strategies = [standing for standing in standings.rows if standing.scope is Scope.STRATEGY]
-    return TradingStateReply.of(state.environment, effective, strategies)
+    own = await trading_state_service.own_scopes(session, user_id)
+    partly = [
+        s for s in standings.rows if s.scope is Scope.STRATEGY or (s.scope is Scope.HOLDING and (s.scope, s.key) in own)
+    ]
+    return TradingStateReply.of(state.environment, effective, partly)

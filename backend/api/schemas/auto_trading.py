@@ -206,7 +206,8 @@ class TradesQuery(PageQuery, Period):
 class TradeView(Reply):
     """Quantities are shares, prices rupees per share, returns and confidences fractions, P&L net of charges.
 
-    `last_price` and `unrealized_pnl` are null where nothing is held or no quote came.
+    Shares and prices are on the scale after the share's last split or bonus; `dividends`, gross of tax, are income
+    beside the P&L. `last_price` and `unrealized_pnl` are null where nothing is held or no quote came.
     """
 
     id: int
@@ -235,6 +236,7 @@ class TradeView(Reply):
     exit_reason: ExitReason | None
     charges: Money
     realized_pnl: Money
+    dividends: Money
     last_price: Money | None
     unrealized_pnl: Money | None
     decided_at: Moment

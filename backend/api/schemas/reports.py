@@ -17,6 +17,8 @@ from contracts.common import Environment
 class FiguresView(Reply):
     """Of closed trades: rupees net of charges; rates are fractions, null where they have no denominator.
 
+    `dividends`, gross of tax, are income beside the realized P&L, which knows prices only.
+
     `mean_confidence` is what the model promised, `hit_rate` how often a trade returned at least that much net.
     """
 
@@ -28,6 +30,7 @@ class FiguresView(Reply):
     average_loss: Money | None
     realized_pnl: Money
     charges: Money
+    dividends: Money
     mean_confidence: float | None
     hit_rate: float | None
 

@@ -74,7 +74,7 @@ class StandingView(Reply):
 class TradingStateReply(MarketReply):
     """What holds for the user's orders through the primary account; `standing` is why, the gravest first.
 
-    A state of one strategy is listed too: it holds for that strategy's orders only.
+    A state of one strategy or one holding is listed too: it holds for that strategy's or that share's orders only.
     """
 
     state: TradingState
@@ -84,14 +84,14 @@ class TradingStateReply(MarketReply):
     standing: list[StandingView]
 
     @classmethod
-    def of(cls, environment: Environment, effective: Effective, strategies: list[Standing]) -> "TradingStateReply":
+    def of(cls, environment: Environment, effective: Effective, partly: list[Standing]) -> "TradingStateReply":
         return cls(
             environment=environment,
             state=effective.state,
             flatten=effective.flatten,
             entries_allowed=permits(effective, Intent.ENTRY),
             exits_allowed=permits(effective, Intent.EXIT),
-            standing=[StandingView.of(standing) for standing in (*effective.because, *strategies)],
+            standing=[StandingView.of(standing) for standing in (*effective.because, *partly)],
         )
 
 
