@@ -15,7 +15,9 @@ from data_service.config import Settings
 from data_service.errors import DataServiceError
 from data_service.imports.formats import FACTORS, KINDS
 from data_service.imports.load import Imported, import_file
-from data_service.sessions import Sessions, load_sessions
+from data_service.ingest import Ingested
+from data_service.main import real_clock
+from data_service.sessions import Sessions, floor_s, load_sessions
 from data_service.store.stores import Stores, embedded
 
 BAD_ROWS_SHOWN_MAX = 20
@@ -32,6 +34,11 @@ def _stores(data_dir: Path | None) -> Stores:
     return embedded(settings.recorded_dir)
 
 
+def now_s() -> int:
+    """The present in seconds since the epoch."""
+    return floor_s(real_clock())
+
+
 def _kind(value: str | None) -> str | None:
     if value is not None and value not in KINDS:
         raise typer.BadParameter(f"one of {', '.join(KINDS)}")
@@ -40,13 +47,14 @@ def _kind(value: str | None) -> str | None:
 
 def _summary(name: str, result: Imported) -> list[str]:
     what = f"{result.kind}{f' {result.interval}' if result.interval else ''}"
-    counts = result.counts
+    counts = result.result.counts
     lines: list[str] = []
     if result.imported:
         left_out = f", {len(result.bad)} bad rows left out" if result.bad else ""
         lines.append(
             f"{name} ({what}): {counts.new} new, {counts.changed} changed, {counts.unchanged} unchanged{left_out}"
         )
+        lines += findings_lines(result.result)
     else:
         lines.append(f"{name} ({what}): nothing imported, {len(result.bad)} bad rows")
     lines += [f"  line {row.line}: {row.reason}" for row in result.bad[:BAD_ROWS_SHOWN_MAX]]
@@ -57,11 +65,21 @@ def _summary(name: str, result: Imported) -> list[str]:
     return lines + [f"  note: {note}" for note in result.notes]
 
 
+def findings_lines(result: Ingested) -> list[str]:
+    """What the quality gate had to say, in lines for a person."""
+    lines: list[str] = []
+    if result.quarantined:
+        lines.append(f"  quarantined: {result.quarantined} bars that are not to be believed")
+    if result.counts.outranked:
+        lines.append(f"  {result.counts.outranked} bars left as a more trusted source tells them")
+    return lines + [f"  found: {count} x {reason}" for reason, count in result.reasons.items()]
+
+
 def _import_one(
     stores: Stores, sessions: Sessions, path: Path, kind: str | None, interval: Interval | None, skip: bool
 ) -> tuple[bool, list[str]]:
     try:
-        result = import_file(stores, sessions, path, kind=kind, interval=interval, skip_bad_rows=skip)
+        result = import_file(stores, sessions, path, now_s=now_s(), kind=kind, interval=interval, skip_bad_rows=skip)
     except (DataServiceError, OSError) as error:
         return False, [f"{path.name}: nothing imported: {error}"]
     return result.imported, _summary(path.name, result)

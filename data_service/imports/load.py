@@ -6,8 +6,9 @@ from pathlib import Path
 from contracts.market import Interval
 from data_service.imports.checked import read_checked
 from data_service.imports.source import BadRow
+from data_service.ingest import Gate, Ingested
+from data_service.instruments import load_reference
 from data_service.sessions import Sessions
-from data_service.store.base import Upserted
 from data_service.store.stores import Stores
 
 
@@ -18,7 +19,7 @@ class Imported:
     kind: str
     interval: Interval | None
     imported: bool
-    counts: Upserted
+    result: Ingested
     bad: list[BadRow]
     notes: list[str]
 
@@ -28,20 +29,24 @@ def import_file(
     sessions: Sessions,
     path: Path,
     *,
+    now_s: int,
     kind: str | None = None,
     interval: Interval | None = None,
     skip_bad_rows: bool = False,
 ) -> Imported:
     """Read, check and store one file; with any bad row nothing is stored unless `skip_bad_rows`.
 
+    Bars that are readable but not to be believed are quarantined one by one (data_service.checks). `now_s` is the
+    present in seconds since the epoch.
+
     Raises ImportRefusedError (unreadable or unknown file), StoreError (damaged store), OSError.
     """
     checked = read_checked(path, sessions, kind=kind, interval=interval)
     if checked.bad and not skip_bad_rows:
-        return Imported(checked.kind, checked.interval, False, Upserted(), checked.bad, checked.notes)
+        return Imported(checked.kind, checked.interval, False, Ingested(), checked.bad, checked.notes)
     if checked.interval is None:
-        counts = stores.facts.upsert_actions(checked.rows)
+        result = Ingested(stores.facts.upsert_actions(checked.rows))
     else:
-        counts = stores.bars.upsert(checked.interval, checked.rows)
+        result = Gate(stores, sessions, load_reference()).ingest(checked.interval, checked.rows, now_s)
         stores.facts.upsert_instruments(checked.instruments)
-    return Imported(checked.kind, checked.interval, True, counts, checked.bad, checked.notes)
+    return Imported(checked.kind, checked.interval, True, result, checked.bad, checked.notes)

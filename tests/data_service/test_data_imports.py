@@ -21,6 +21,7 @@ from sauda.data import app
 
 HEADER = "symbol,date,open,high,low,close,volume\n"
 CALENDAR = short_calendar()
+NOW_S = at_s("2026-01-01 00:00")
 
 UDIFF = (
     "TradDt,BizDt,Sgmt,Src,TckrSymb,SctySrs,OpnPric,HghPric,LwPric,ClsPric,LastPric,PrvsClsgPric,TtlTradgVol\n"
@@ -209,11 +210,11 @@ def test_what_is_no_table_is_refused_in_one_line(tmp_path, content):
 
 
 def test_all_or_nothing_unless_bad_rows_may_be_skipped(tmp_path):
-    store, path = embedded(tmp_path / "store"), csv_file(tmp_path, f"{HEADER}A,2024-01-01,1,1,1,1,1\nB,x,1,1,1,1,1\n")
-    assert not import_file(store, CALENDAR, path).imported
+    store, path = embedded(tmp_path / "store"), csv_file(tmp_path, f"{HEADER}A,2019-01-01,1,1,1,1,1\nB,x,1,1,1,1,1\n")
+    assert not import_file(store, CALENDAR, path, now_s=NOW_S).imported
     assert store.bars.stamps() == {}
-    result = import_file(store, CALENDAR, path, skip_bad_rows=True)
-    assert (result.imported, result.counts.new, len(result.bad)) == (True, 1, 1)
+    result = import_file(store, CALENDAR, path, now_s=NOW_S, skip_bad_rows=True)
+    assert (result.imported, result.result.counts.new, len(result.bad)) == (True, 1, 1)
 
 
 def test_factors_and_their_bad_rows(tmp_path):

@@ -185,7 +185,7 @@ def test_the_real_replay_set(tmp_path):
         "nse_5min_10stocks_2024-03-20_2024-04-19.parquet",
         "split_bonus_factors_2019_2024.csv",
     ):
-        import_file(store, load_sessions(), SHARED_DATA / name)
+        import_file(store, load_sessions(), SHARED_DATA / name, now_s=at_s("2026-01-01 00:00"))
     view = RecordedMarket(store, load_sessions(), load_reference()).view()
     quote = view.quote("RELIANCE", at_s("2024-04-03 10:31"))
     assert (quote.last, quote.previous_close) == (Decimal("2956.75"), Decimal("2973.90"))

@@ -24,6 +24,7 @@ OLD,2024-03-15,200,210,190,200,5000
 OLD,2024-06-28,200,210,190,200,5000
 YOUNG,2024-06-28,200,210,190,200,5000
 """
+NOW_S = 1_767_225_600
 MARCH, JULY = datetime(2024, 3, 18, 9, 15, tzinfo=IST), datetime(2024, 7, 1, 9, 15, tzinfo=IST)
 
 
@@ -31,7 +32,7 @@ MARCH, JULY = datetime(2024, 3, 18, 9, 15, tzinfo=IST), datetime(2024, 7, 1, 9, 
 async def client(tmp_path: Path) -> AsyncIterator[MarketDataClient]:
     settings = Settings(environment=Environment.PAPER, data_dir=tmp_path)
     (tmp_path / "bars.csv").write_text(BARS)
-    import_file(embedded(settings.recorded_dir), load_sessions(), tmp_path / "bars.csv")
+    import_file(embedded(settings.recorded_dir), load_sessions(), tmp_path / "bars.csv", now_s=NOW_S)
     with serving(create_app(settings, lambda: JULY)) as url:
         async with httpx.AsyncClient() as http:
             yield MarketDataClient(http, url, 5)
