@@ -2,11 +2,13 @@
 
 from datetime import date
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.common import Environment
+from data_service.providers import bse, kite, kite_ticks, nse, yahoo
 
 
 class Settings(BaseSettings):
@@ -35,6 +37,60 @@ class Settings(BaseSettings):
     sim_edge: float = Field(
         default=1.0, ge=0, le=1, allow_inf_nan=False, description="How much predictability is planted: 0 none, 1 all."
     )
+
+    market_providers: str = Field(
+        default="",
+        description="Providers of market data in the order they are asked, of nse, bse, kite, yahoo; empty: none, only "
+        "what is stored. Not used in the simulated market.",
+    )
+    provider_timeout_s: float = Field(
+        default=2.0, gt=0, le=60, allow_inf_nan=False, description="Deadline for a quote, over all providers."
+    )
+    quote_age_s_max: float = Field(
+        default=60.0, gt=0, allow_inf_nan=False, description="Older quotes of a running session are refused."
+    )
+    quote_refresh_s: float = Field(
+        default=2.0, gt=0, allow_inf_nan=False, description="How long a quote is served before it is asked for again."
+    )
+    kite_api_key: str = Field(default="", description="Kite Connect key for market data.")
+    kite_access_token: SecretStr = Field(default=SecretStr(""), description="Today's Kite session, for market data.")
+    nse_archives_url: str = Field(default=nse.ARCHIVES_URL, description="NSE's end-of-day files.")
+    nse_site_url: str = Field(default=nse.SITE_URL, description="NSE's corporate actions.")
+    bse_archive_url: str = Field(default=bse.ARCHIVE_URL, description="BSE's end-of-day files.")
+    yahoo_url: str = Field(default=yahoo.BASE_URL, description="Yahoo's chart API.")
+    kite_url: str = Field(default=kite.BASE_URL, description="Kite Connect's API.")
+    kite_ticker_url: str = Field(default=kite_ticks.TICKER_URL, description="Kite Connect's stream of ticks.")
+    influxdb_url: str = Field(default="", description="InfluxDB 2 that keeps the bars; empty: files in DATA_DIR.")
+    influxdb_token: SecretStr = Field(default=SecretStr(""), description="Its token, allowed to read and write.")
+    influxdb_org: str = Field(default="sauda", description="Its organisation.")
+    influxdb_bucket: str = Field(default="sauda", description="Its bucket.")
+    redis_url: str = Field(
+        default="", description="Redis through which several data_services share quotes; empty: each has its own."
+    )
+    retention_days_1m: int = Field(
+        default=400, ge=0, description="Minute bars older than this are made five-minute bars and dropped; 0: never."
+    )
+
+    @field_validator("market_providers")
+    @classmethod
+    def _known_providers(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if unknown := sorted(set(names) - {"nse", "bse", "kite", "yahoo"}):
+            raise ValueError(f"no such provider: {', '.join(unknown)}")
+        if len(set(names)) < len(names):
+            raise ValueError("a provider is named twice")
+        return ",".join(names)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if "kite" in self.providers and not (self.kite_api_key and self.kite_access_token.get_secret_value()):
+            raise ValueError("MARKET_PROVIDERS names kite: set KITE_API_KEY and KITE_ACCESS_TOKEN")
+        return self
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The providers' names, in order."""
+        return tuple(filter(None, self.market_providers.split(",")))
 
     @property
     def simulated_dir(self) -> Path:

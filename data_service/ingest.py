@@ -19,7 +19,7 @@ from data_service.store.stores import Stores
 class Ingested:
     """What became of the bars. `quarantined` of them were kept out; `reasons` counts all findings, flags too."""
 
-    counts: Upserted = Upserted()
+    counts: Upserted = field(default_factory=Upserted)
     quarantined: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict[str, int])
 

@@ -1,10 +1,12 @@
 """`sauda data`: brings bars into the store and says what is in it; works on the files, no service need run."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import polars as pl
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,20 +20,29 @@ from data_service.imports.load import Imported, import_file
 from data_service.ingest import Ingested
 from data_service.main import real_clock
 from data_service.sessions import Sessions, floor_s, load_sessions
-from data_service.store.stores import Stores, embedded
+from data_service.store.stores import Stores
+from data_service.wiring import open_stores
+from sauda import data_fetch
 
 BAD_ROWS_SHOWN_MAX = 20
 
-app = typer.Typer(help="Import recorded bars and see what is stored.", no_args_is_help=True)
+app = typer.Typer(help="Import or fetch market data, check it, and see what is stored.", no_args_is_help=True)
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="The data folder; DATA_DIR or ./data where it is left out.")
 ]
 
 
+def settings_of(data_dir: Path | None) -> Settings:
+    """The settings of data_service, with another data folder where one is given."""
+    try:
+        return Settings(data_dir=data_dir) if data_dir else Settings()
+    except ValidationError as error:
+        raise typer.BadParameter("; ".join(str(item["msg"]) for item in error.errors())) from error
+
+
 def _stores(data_dir: Path | None) -> Stores:
-    settings = Settings(data_dir=data_dir) if data_dir else Settings()
-    return embedded(settings.recorded_dir)
+    return open_stores(settings_of(data_dir))
 
 
 def now_s() -> int:
@@ -143,3 +154,46 @@ def status(data_dir: DataDir = None) -> None:
         f"{len(actions)} corporate actions of {actions['symbol'].n_unique()} symbols, "
         f"{len(adjusting)} of them splits and bonuses"
     )
+
+
+@app.command()
+def backfill(
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First session day.")],
+    last: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last session day; today where left out.")
+    ] = None,
+    symbols: Annotated[
+        str, typer.Option(help="Symbols with commas, or a universe: default, nifty50, listed.")
+    ] = "default",
+    interval: Annotated[Interval, typer.Option(help="Bar length.")] = Interval.DAY_1,
+    data_dir: DataDir = None,
+) -> None:
+    """Fetch what is lacking from the configured providers. Stop it any time: the next run goes on where it was."""
+    settings, console = settings_of(data_dir), Console(highlight=False)
+    try:
+        complete = data_fetch.run_backfill(
+            settings, console, symbols, interval, first.date(), last.date() if last else None
+        )
+    except (DataServiceError, OSError) as error:
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    if not complete:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Take out of the store what is not to be believed.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Judge everything that is stored again: by today's calendar, corporate actions and rules."""
+    console = Console(highlight=False)
+    try:
+        sound = data_fetch.run_verify(_stores(data_dir), console, now_s(), quarantine=quarantine)
+    except (DataServiceError, OSError) as error:
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    if not sound:
+        raise typer.Exit(1)

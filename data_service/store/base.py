@@ -60,6 +60,10 @@ class BarStore(Protocol):
         """Merge bars (BAR_SCHEMA, unique keys): a row replaces the stored one unless its source is trusted less."""
         ...
 
+    def remove(self, interval: Interval, bars: pl.DataFrame) -> int:
+        """Take out the bars with these keys (BAR_KEY); returns how many there were."""
+        ...
+
     def drop_before(self, interval: Interval, day: date) -> int:
         """Forget the bars of sessions before `day`; returns how many there were."""
         ...
@@ -75,8 +79,8 @@ def year_of_start() -> pl.Expr:
 
 
 def in_years(bars: pl.DataFrame) -> dict[int, pl.DataFrame]:
-    """The rows by year."""
-    parts = bars.select(list(BAR_SCHEMA)).with_columns(year=year_of_start())
+    """The rows (of BAR_SCHEMA, or only some of its columns) by year."""
+    parts = bars.select([name for name in BAR_SCHEMA if name in bars.columns]).with_columns(year=year_of_start())
     return {int(key[0]): part for key, part in parts.partition_by("year", as_dict=True, include_key=False).items()}
 
 

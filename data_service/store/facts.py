@@ -12,6 +12,8 @@ from data_service.files import exclusive
 from data_service.store.base import Upserted
 from data_service.store.frame_files import read_frame, staged
 from data_service.store.schemas import (
+    ABSENCE_KEY,
+    ABSENCE_SCHEMA,
     ACTION_KEY,
     ACTION_SCHEMA,
     INSTRUMENT_KEY,
@@ -107,6 +109,14 @@ class Facts:
         if fresh.is_empty():
             return Upserted(unchanged=len(rows))
         return self._upsert("findings", fresh, QUARANTINE_SCHEMA, QUARANTINE_KEY)
+
+    def absences(self) -> pl.DataFrame:
+        """Sessions of a symbol for which no provider had a bar (ABSENCE_SCHEMA)."""
+        return self._read("absences", ABSENCE_SCHEMA)
+
+    def add_absences(self, rows: pl.DataFrame) -> Upserted:
+        """Note sessions without a bar (ABSENCE_SCHEMA); asked again, the later time counts. Raises OSError too."""
+        return self._upsert("absences", rows, ABSENCE_SCHEMA, ABSENCE_KEY)
 
     def clear_findings(self, keys: pl.DataFrame) -> None:
         """Remove the quarantine of bars that were meanwhile stored (columns symbol, interval, start, source)."""

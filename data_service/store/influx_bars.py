@@ -16,7 +16,7 @@ from contracts.market import Interval
 from data_service.errors import StoreError
 from data_service.sessions import ist_midnight_s
 from data_service.store.base import Part, Stored, Upserted, described, in_years, merge
-from data_service.store.schemas import BAR_SCHEMA
+from data_service.store.schemas import BAR_KEY, BAR_SCHEMA
 
 LINES_PER_WRITE = 5_000
 """The size of batch that the server's documentation recommends."""
@@ -78,6 +78,19 @@ class InfluxBars:
                 self._announce(interval, year)
         return total
 
+    def remove(self, interval: Interval, bars: pl.DataFrame) -> int:
+        """See BarStore."""
+        removed = 0
+        for year, wanted in in_years(bars).items():
+            gone = self.read(interval, year).join(wanted, on=BAR_KEY, how="semi")
+            removed += len(gone)
+            if len(gone):
+                self._announce(interval, year)
+                for symbol, start_s in gone.select(BAR_KEY).iter_rows():
+                    self._delete(interval, start_s, start_s + 1, symbol)
+                self._announce(interval, year)
+        return removed
+
     def drop_before(self, interval: Interval, day: date) -> int:
         """See BarStore."""
         dropped, limit_s = 0, ist_midnight_s(day)
@@ -127,8 +140,8 @@ class InfluxBars:
         except (ApiException, HTTPError, OSError) as error:
             raise _store_error(error) from error
 
-    def _delete(self, interval: Interval, from_s: int, until_s: int) -> None:
-        predicate = f'_measurement="bars" AND interval="{interval}"'
+    def _delete(self, interval: Interval, from_s: int, until_s: int, symbol: str | None = None) -> None:
+        predicate = f'_measurement="bars" AND interval="{interval}"' + (f' AND symbol="{symbol}"' if symbol else "")
         start, stop = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=at) for at in (from_s, until_s - 1))
         try:
             self._client.delete_api().delete(start, stop, predicate, bucket=self._bucket, org=self._org)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import date
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from data_service.files import exclusive
 from data_service.sessions import ist_midnight_s
 from data_service.store.base import Part, Stored, Upserted, described, in_years, merge
 from data_service.store.frame_files import read_frame, staged
-from data_service.store.schemas import BAR_SCHEMA
+from data_service.store.schemas import BAR_KEY, BAR_SCHEMA
 
 BARS_FILE = re.compile(rf"bars-({'|'.join(Interval)})-(\d{{4}})\.parquet")
 
@@ -60,15 +60,21 @@ class ParquetBars:
                 temporary.replace(path)
         return total
 
+    def remove(self, interval: Interval, bars: pl.DataFrame) -> int:
+        """See BarStore."""
+        return self._keep(interval, lambda stored: stored.join(bars, on=BAR_KEY, how="anti"))
+
     def drop_before(self, interval: Interval, day: date) -> int:
         """See BarStore."""
-        dropped, limit_s = 0, ist_midnight_s(day)
+        return self._keep(interval, lambda stored: stored.filter(pl.col("start") >= ist_midnight_s(day)))
+
+    def _keep(self, interval: Interval, kept_of: Callable[[pl.DataFrame], pl.DataFrame]) -> int:
+        """Write back of each year what `kept_of` leaves of it; returns how many bars went."""
+        dropped = 0
         with exclusive(self.folder):
-            for of, year in self.stamps():
-                if of is not interval or year > day.year:
-                    continue
+            for year in [year for of, year in self.stamps() if of is interval]:
                 path, bars = self._path(interval, year), self.read(interval, year)
-                kept = bars.filter(pl.col("start") >= limit_s)
+                kept = kept_of(bars)
                 dropped += len(bars) - len(kept)
                 if kept.is_empty():
                     path.unlink()

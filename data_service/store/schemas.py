@@ -58,6 +58,10 @@ QUARANTINE_SCHEMA = pl.Schema(
 )
 """Findings about bars: a quarantined one with its values as they were, a flag (a missing session) with nulls."""
 
+ABSENCE_SCHEMA = pl.Schema({"symbol": pl.String, "interval": pl.String, "day": pl.Date, "asked_at": pl.Int64})
+"""Sessions of a symbol for which no provider had a bar though all answered; `asked_at` is seconds since the epoch."""
+
+ABSENCE_KEY = ["symbol", "interval", "day"]
 BAR_KEY = ["symbol", "start"]
 ACTION_KEY = ["symbol", "ex_date", "kind", "subject", "source"]
 INSTRUMENT_KEY = ["symbol", "known_on", "source"]

@@ -90,6 +90,15 @@ def test_retention_forgets_the_sessions_before_a_day(store):
     assert store.drop_before(Interval.DAY_1, DAY) == 0
 
 
+def test_single_bars_can_be_taken_out(store):
+    store.upsert(Interval.DAY_1, frame([daily(symbol, DAY, 100) for symbol in ("AAA", "BBB", "M&M")]))
+    before, keys = store.stamps(), frame([daily("BBB", DAY, 1), daily("M&M", DAY, 1), daily("CCC", DAY, 1)])
+    assert store.remove(Interval.DAY_1, keys.select("symbol", "start")) == 2
+    assert store.read(Interval.DAY_1, 2024)["symbol"].to_list() == ["AAA"]
+    assert store.stamps() != before
+    assert store.remove(Interval.DAY_1, keys) == 0
+
+
 def test_status_says_what_is_stored(store):
     store.upsert(Interval.DAY_1, frame([daily("AAA", date(2023, 12, 29), 100), daily("BBB", DAY, 101)]))
     (held,) = store.status()

@@ -1,0 +1,134 @@
+"""Fills the store from the providers: asks for what is lacking, keeps at once what came, can be stopped anywhere."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Protocol, TypeVar
+
+import polars as pl
+
+from contracts.market import Interval
+from data_service.chain import BarsAnswer
+from data_service.ingest import Gate, Ingested
+from data_service.sessions import IST_OFFSET_S, Sessions
+from data_service.store.schemas import ABSENCE_SCHEMA
+from data_service.store.stores import Stores
+
+SESSIONS_PER_STEP = 5
+SYMBOLS_PER_STEP = 500
+STEP_DEADLINE_S = 120.0
+
+FINAL_AFTER_DAYS = 3
+"""A bar that no provider had this long after its session is not asked for again: the share did not trade."""
+
+T = TypeVar("T")
+
+
+class BarsChain(Protocol):
+    """The chain of providers, as far as a backfill needs it."""
+
+    async def bars(
+        self,
+        interval: Interval,
+        wanted: Mapping[str, frozenset[date]],
+        deadline_s: float,
+        through_s: float | None = None,
+    ) -> BarsAnswer:
+        """See data_service.chain.Chain."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One request of a backfill: the session days lacking per symbol."""
+
+    wanted: Mapping[str, frozenset[date]]
+
+    @property
+    def size(self) -> int:
+        """How many sessions of a symbol it asks for."""
+        return sum(len(days) for days in self.wanted.values())
+
+    @property
+    def days(self) -> tuple[date, date]:
+        """First and last day of it."""
+        every = [day for days in self.wanted.values() for day in days]
+        return min(every), max(every)
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillReport:
+    """What became of a step. `lacking` counts session days nobody had; `failures` is why providers did not answer."""
+
+    ingested: Ingested = field(default_factory=Ingested)
+    lacking: int = 0
+    failures: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def plan(
+    stores: Stores, sessions: Sessions, interval: Interval, symbols: Sequence[str], first: date, last: date, now_s: int
+) -> list[Step]:
+    """The steps that would fill the store, oldest first: sessions that are over, not stored and not known absent.
+
+    Raises StoreError.
+    """
+    days = [s.day for s in sessions.all if first <= s.day <= last and s.official_close_s(True) <= now_s]
+    held = _held(stores, interval, days) | _absent(stores, interval)
+    steps: list[Step] = []
+    for some_days in _parts(days, SESSIONS_PER_STEP):
+        lacking = {symbol: frozenset(day for day in some_days if (symbol, day) not in held) for symbol in symbols}
+        wanted = [(symbol, missing) for symbol, missing in lacking.items() if missing]
+        steps += [Step(dict(part)) for part in _parts(wanted, SYMBOLS_PER_STEP)]
+    return steps
+
+
+def _held(stores: Stores, interval: Interval, days: Sequence[date]) -> set[tuple[str, date]]:
+    found: set[tuple[str, date]] = set()
+    for year in {day.year for day in days}:
+        if (interval, year) in stores.bars.stamps():
+            day = pl.from_epoch(pl.col("start") + IST_OFFSET_S).dt.date().alias("day")
+            found |= set(stores.bars.read(interval, year).select("symbol", day).unique().iter_rows())
+    return found
+
+
+def _absent(stores: Stores, interval: Interval) -> set[tuple[str, date]]:
+    absences = stores.facts.absences().filter(pl.col("interval") == interval)
+    final = (pl.col("asked_at") + IST_OFFSET_S) // 86_400 >= pl.col("day").to_physical() + FINAL_AFTER_DAYS
+    return set(absences.filter(final).select("symbol", "day").iter_rows())
+
+
+async def fill(
+    chain: BarsChain,
+    gate: Gate,
+    stores: Stores,
+    interval: Interval,
+    steps: Sequence[Step],
+    *,
+    now_s: int,
+    deadline_s: float = STEP_DEADLINE_S,
+) -> AsyncIterator[tuple[Step, BackfillReport]]:
+    """Work through the steps and yield each with what became of it; everything yielded is stored.
+
+    Where providers fail, what they lack is asked for again the next time. Raises StoreError, OSError.
+    """
+    for step in steps:
+        answer = await chain.bars(interval, step.wanted, deadline_s)
+        ingested = Ingested()
+        for _, bars in answer.frames:
+            wanted = pl.DataFrame(
+                [(symbol, day) for symbol, days in step.wanted.items() for day in days],
+                schema={"symbol": pl.String, "day": pl.Date},
+                orient="row",
+            )
+            day = pl.from_epoch(pl.col("start") + IST_OFFSET_S).dt.date()
+            asked = bars.with_columns(day=day).join(wanted, on=["symbol", "day"], how="semi").drop("day")
+            ingested += gate.ingest(interval, asked, now_s)
+        lacking = [(symbol, day) for symbol, days in answer.lacking.items() for day in days]
+        if lacking and not answer.failures:
+            rows = [(symbol, interval.value, day, now_s) for symbol, day in lacking]
+            stores.facts.add_absences(pl.DataFrame(rows, schema=ABSENCE_SCHEMA, orient="row"))
+        yield step, BackfillReport(ingested, len(lacking), dict(answer.failures))
+
+
+def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[place : place + size] for place in range(0, len(items), size))
