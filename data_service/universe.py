@@ -95,8 +95,7 @@ def top_by_turnover(
 
 def _under_present_names(rows: pl.DataFrame, as_of_day: date, actions: pl.DataFrame) -> pl.DataFrame:
     """Rows (symbol, day, ...) under the symbol that their share has on `as_of_day`."""
-    known = pl.col("known_on").le(as_of_day) & pl.col("ex_date").le(as_of_day)
-    renames = actions.filter((pl.col("kind") == ActionKind.RENAME) & known)
+    renames = actions.filter(pl.col("kind") == ActionKind.RENAME)
     chains = [names_of(symbol, renames, as_of_day) for symbol in renames["new_symbol"].drop_nulls().unique().sort()]
     spans = [
         (span.name, span.first, span.last, chain[-1].name)

@@ -104,7 +104,7 @@ def check_bars(bars: pl.DataFrame, interval: Interval, context: BarContext) -> C
 
     Rows that repeat each other exactly are collapsed without a finding.
     """
-    unique = bars.with_row_index("place").unique(list(BAR_SCHEMA), keep="first").sort("place")
+    unique = bars.with_row_index("place").unique(list(BAR_SCHEMA), keep="first")
     judge = _Judge(with_sessions(unique, context.sessions, context.derivatives))
     _order(judge)
     _rows(judge, interval, context)

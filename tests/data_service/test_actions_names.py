@@ -85,10 +85,22 @@ def test_a_name_taken_over_by_another_company_does_not_bring_the_first_ones_days
     assert names_of("ONE", renames, taken)[0] == NameSpan("OLD", date.min, given_up - DAY)
 
 
+def test_a_name_given_up_and_listed_anew_begins_with_its_second_company():
+    renames = parse_symbol_changes("One,OLD,ONE,03-Jan-2022\nFresh,OLD,TWO,01-Feb-2023\n", "nse")
+    taken, given_up = date(2023, 2, 1), date(2022, 1, 3)
+    assert names_of("TWO", renames, taken) == [NameSpan("OLD", given_up, taken - DAY), NameSpan("TWO", taken, date.max)]
+
+
+def test_a_rename_counts_from_the_day_it_is_known():
+    late = RENAMES.with_columns(known_on=LTIM_ON + 5 * DAY)
+    assert [span.name for span in names_of("LTIM", late, LTIM_ON + 4 * DAY)] == ["LTIM"]
+    assert [span.name for span in names_of("LTIM", late, LTIM_ON + 5 * DAY)] == ["LTI", "LTIM"]
+
+
 def test_names_passed_round_in_a_circle_end():
     renames = parse_symbol_changes("A,A,B,03-Jan-2022\nB,B,A,03-Jan-2023\nSame,C,C,03-Jan-2023\n", "nse")
     assert [span.name for span in names_of("A", renames, date(2024, 1, 1))] == ["A", "B", "A"]
-    assert [span.name for span in names_of("C", renames, date(2024, 1, 1))] == ["C"]
+    assert names_of("C", renames, date(2024, 1, 1)) == [NameSpan("C", date.min, date.max)]
 
 
 def test_actions_are_looked_up_under_the_names_a_company_got_later_too():

@@ -272,6 +272,10 @@ def test_another_source_confirms_contradicts_or_outranks():
     assert judged(series(), "yahoo") == [("outlier", True)]
     assert judged(series(), "nse") == [("outlier", True)]
 
+    others = frame([row | {"source": "yahoo"} for row in series()])
+    lasting = check(moved(9, 1.3), context=replace(CONTEXT, others=others))
+    assert found(lasting) == [("outlier", True)]
+
     mild = moved(5, 1.1, last=5)
     others = {source: frame([row | {"source": source} for row in series()]) for source in ("yahoo", "kite", "nse")}
     verdicts = {source: found(check(mild, context=replace(CONTEXT, others=rows))) for source, rows in others.items()}

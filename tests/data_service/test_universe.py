@@ -140,6 +140,12 @@ def test_a_renamed_share_keeps_its_turnover_under_the_name_of_then():
     assert top_by_turnover(bars(rows), day(3), 2, sessions=6, actions=unknown).symbols == ("OTHER", "NEW")
 
 
+def test_a_share_renamed_on_a_day_without_a_session_is_there_once():
+    again = pl.concat([RENAME, parse_symbol_changes(f"Again,NEW,NEWER,{day(6):%d-%b-%Y}\n", "nse")])
+    rows = [("OLD", number, 100, 9) for number in range(3)] + [("NEW", number, 100, 9) for number in range(3, 6)]
+    assert top_by_turnover(bars(rows), day(6), 9, sessions=6, actions=again).symbols == ("NEWER",)
+
+
 BARS = st.lists(
     st.tuples(
         st.sampled_from(["AAA", "BBB", "OLD", "NEW", "DDD"]), st.integers(0, 9), st.integers(1, 999), st.integers(0, 99)
