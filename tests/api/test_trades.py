@@ -114,7 +114,7 @@ async def test_analytics_against_a_sum_done_by_hand(own_gateway: Gateway) -> Non
     stop, bold = {"exit_reason": ExitReason.STOP}, {"mode": Mode.AGGRESSIVE, "confidence_kind": "touch_net_0.01"}
     late_evening = datetime(2024, 3, 18, 23, 30, tzinfo=IST)
     rows = [
-        closed(user, cycle, MONDAY_10, "30.10", "2.50", confidence=0.8),
+        closed(user, cycle, MONDAY_10, "30.10", "2.50", confidence=0.8, dividends=Decimal("12.50")),
         closed(user, cycle, late_evening, "-20.05", "2.50", symbol="INFY", confidence=0.7, **stop),
         closed(user, cycle, MONDAY_10 + DAY, "14.99", "1.25", confidence=0.9),
         closed(user, cycle, MONDAY_10 + 2 * DAY, "-10.00", "1.00", symbol="INFY", confidence=0.6, **stop, **bold),
@@ -136,6 +136,7 @@ async def test_analytics_against_a_sum_done_by_hand(own_gateway: Gateway) -> Non
         "average_loss": "-15.025",
         "realized_pnl": "15.04",
         "charges": "8.25",
+        "dividends": "12.50",
         "mean_confidence": pytest.approx(0.7),
         # 1.5 % of 1,000 rupees are 15.00: only the first trade reached it, 14.99 did not.
         "hit_rate": 0.2,
