@@ -148,7 +148,8 @@ def _rows(judge: _Judge, interval: Interval, context: BarContext) -> None:
 
 def _moves(judge: _Judge, context: BarContext) -> None:
     """What only shows beside the bar before, the actions, the market and other sources."""
-    limits, facts = context.limits, action_facts(context.actions)
+    limits, shares = context.limits, judge.bars.select(pl.col("symbol").unique())
+    facts = action_facts(context.actions.join(shares, on="symbol", how="semi"))
     plain = judge.bars.columns
     judge.bars = _with_others(judge.bars, context.others)
 
