@@ -233,6 +233,8 @@ async def moved_since(
     session: AsyncSession, accounts: Sequence[int], symbol: str, ex_at: datetime
 ) -> tuple[set[int], set[int]]:
     """Accounts that traded the symbol at or after the ex-date: those that held it before, and those that did not."""
+    if not accounts:
+        return set(), set()
     asked = {"accounts": list(accounts), "symbol": symbol, "ex_at": ex_at}
     moved = set((await session.scalars(_MOVED_SINCE, asked)).all())
     held = await held_before(session, accounts, symbol, ex_at) if moved else {}
