@@ -238,12 +238,13 @@ class Chain:
     ) -> Told[Got]:
         """One guarded call; whatever goes wrong with the provider becomes a failure in words."""
         breaker = self._breakers.of(provider.name, kind)
-        if ends_at - asyncio.get_running_loop().time() < SHARE_S_MIN:
-            return Told(None, "no time left to ask it")
         permit = breaker.ask()
         if permit is None:
             self._metrics.request(provider.name, kind, Outcome.REFUSED)
             return Told(None, f"left alone for {breaker.retry_in_s:.0f} s after failures")
+        if ends_at - asyncio.get_running_loop().time() < SHARE_S_MIN:
+            breaker.abandoned(permit)
+            return Told(None, "no time left to ask it")
         began_s, outcome, error = self._monotonic_s(), Outcome.ABANDONED, None
         try:
             async with asyncio.timeout_at(ends_at):

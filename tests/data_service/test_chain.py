@@ -216,6 +216,15 @@ async def test_a_caller_that_leaves_is_no_failure_of_the_provider(world):
     assert 'outcome="abandoned",provider="upstox"} 3.0' in world.text()
 
 
+async def test_one_that_will_not_be_asked_takes_no_share_of_the_time(world):
+    world.first.everywhere = HANG
+    world.breakers.of("yahoo", Kind.QUOTES).limited(100)
+    began = time.monotonic()
+    answer = await world.quotes("ACME", deadline_s=0.2)
+    assert time.monotonic() - began > 0.18
+    assert answer.missing == {"ACME": "upstox: no answer in its time; yahoo: left alone for 100 s after failures"}
+
+
 async def test_without_time_nobody_is_asked_or_blamed(world):
     for _ in range(3):
         answer = await world.quotes("ACME", deadline_s=0.0)

@@ -197,6 +197,7 @@ def failing(kind: str, status: int, **headers: str) -> Reply:
         (Reply(b"<html>", 502), ProviderError, "answered 502"),
         (HTML, ProviderError, "not JSON"),
         (failing("GeneralException", 200), ProviderError, "not a success"),
+        (as_json({"status": "error", "data": {}}), ProviderError, "not a success"),
         (as_json({"status": "success", "data": []}), ProviderError, "not a success"),
         (as_json(["status"]), ProviderError, "not a success"),
         (as_json({"status": "success", "data": {"NSE:INFY": 5}}), ProviderError, "malformed"),

@@ -17,6 +17,7 @@ from websockets.http11 import Response
 from data_service.providers.base import ProviderError
 from data_service.providers.kite import SessionEndedError
 from data_service.providers.kite_ticks import SYMBOLS_MAX, Backoff, KiteTicker, Tick, decode, raw_quote
+from tests.support.fault_proxy import PASS, FaultProxy, Faults
 
 QUOTE = (408065, 157315, 1, 157033, 1175986, 256511, 360503, 156915, 157500, 156105, 156780)
 """The broker's own sample of a quote packet (ticker_quote), decoded."""
@@ -205,6 +206,27 @@ async def test_a_silent_connection_is_given_up():
     assert len(server.said) == 2
 
 
+async def test_a_half_open_connection_is_given_up():
+    script = ["subscribed", message(full())]
+    async with serving(Server(script, list(script))) as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        async with FaultProxy(("127.0.0.1", port)) as proxy:
+            slept: list[float] = []
+
+            async def then_mended(seconds: float) -> None:
+                slept.append(seconds)
+                proxy.switch(PASS)
+
+            ticker = ticker_of(f"ws://127.0.0.1:{proxy.address[1]}", then_mended, silence_s=0.15)
+            await ticker.watch(WATCHED)
+            async with asyncio.timeout(10), aclosing(ticker.quotes()) as quotes:
+                await anext(quotes)
+                proxy.switch(Faults(half_open=True))
+                assert (await anext(quotes)).symbol == "INFY"
+    assert slept == [1]
+    assert len(server.said) == 2
+
+
 async def test_nobody_there_is_tried_again_more_and_more_slowly():
     async with serving(Server()) as gone:
         port = int(gone.url.rsplit(":", 1)[1])
@@ -271,7 +293,7 @@ async def test_what_is_watched_changes_on_the_open_connection():
 
 async def test_the_token_is_in_no_log(caplog):
     caplog.set_level(logging.DEBUG)
-    logging.getLogger("websockets").setLevel(logging.INFO)  # the server's own
+    logging.getLogger("websockets.server").setLevel(logging.INFO)  # the server's own
     async with serving(Server(["subscribed", message(full())])) as server:
         ticker = ticker_of(server.url, Sleeps())
         await ticker.watch(WATCHED)

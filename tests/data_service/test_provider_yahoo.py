@@ -1,5 +1,6 @@
 """Yahoo's chart API, served by a real server; its split-adjusted floats become unadjusted paise."""
 
+import asyncio
 import json
 from datetime import date, datetime
 from decimal import Decimal
@@ -196,7 +197,8 @@ async def test_requests_are_bounded_and_end_at_a_limit(yahoo, server):
     symbols = [f"S{number}" for number in range(40)]
     row = ("2026-11-18 09:15", 10.25, 11.0, 9.0, 10.5, 5)
     server.replies = {f"{CHARTS}{symbol}.NS": chart(f"{symbol}.NS", [row]) for symbol in symbols}
-    assert len(await yahoo.quotes(symbols)) == 40
+    at_once = await asyncio.gather(yahoo.quotes(symbols), yahoo.quotes(symbols[:20]))
+    assert [len(quotes) for quotes in at_once] == [40, 20]
     assert 1 < server.at_once_peak <= REQUESTS_AT_ONCE_MAX
     server.asked.clear()
     server.everywhere = Reply(status=429, headers={"retry-after": "90"})
