@@ -58,6 +58,9 @@ class Metrics:
         self._rejected = Counter(
             "sauda_data_quotes_rejected", "Quotes the gate refused.", ["provider", "reason"], registry=self.registry
         )
+        self._dropped = Counter(
+            "sauda_data_bars_dropped", "Bars lost while the store was away.", registry=self.registry
+        )
 
     def request(self, provider: str, kind: Kind, outcome: Outcome, seconds: float | None = None) -> None:
         """One call to a provider has ended; `seconds` where it was sent."""
@@ -78,6 +81,10 @@ class Metrics:
     def quote_rejected(self, provider: str, reason: str) -> None:
         """The gate refused a quote; `reason` is one of few words (each becomes a time series)."""
         self._rejected.labels(provider, reason).inc()
+
+    def bars_dropped(self, count: int) -> None:
+        """Bars were lost because the store was away for too long."""
+        self._dropped.inc(count)
 
     def render(self) -> bytes:
         """The text of GET /metrics, of content type CONTENT_TYPE."""

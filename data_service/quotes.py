@@ -38,6 +38,11 @@ def rupees(paise: int) -> Decimal:
     return Decimal(int(paise)).scaleb(-2)
 
 
+def half_spread_paise(last: int, tick: int) -> int:
+    """How far bid and ask are taken to stand from the last price where no source tells them."""
+    return max(tick, round(last * HALF_SPREAD_BP / 10_000 / tick) * tick)
+
+
 def build_quote(session: SessionSoFar) -> Quote:
     """The quote. Bid and ask stay within the bands; the last price does by construction of its source."""
     bars = session.bars
@@ -46,7 +51,7 @@ def build_quote(session: SessionSoFar) -> Quote:
     tick_array = tick_paise(previous, session.day)
     tick = int(tick_array[0])
     low, high = (int(band[0]) for band in bands_paise(previous, tick_array, session.band_pct))
-    half = max(tick, round(last * HALF_SPREAD_BP / 10_000 / tick) * tick)
+    half = half_spread_paise(last, tick)
     return Quote(
         symbol=session.symbol,
         as_of=ist_instant(session.as_of_s),

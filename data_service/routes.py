@@ -1,18 +1,18 @@
 """The HTTP surface: validates, refuses to look ahead, and answers from one consistent view of the market."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
+from starlette.concurrency import run_in_threadpool
 
 from contracts.common import Environment, Health, Instant, Problem
 from contracts.market import (
     ActionKind,
-    ActionsReply,
     BarsReply,
     BarsRequest,
     ClockReply,
@@ -27,7 +27,10 @@ from data_service.adjust import adjusted
 from data_service.bars import INTERVAL_S, Bars, day_number
 from data_service.encode import bars_reply
 from data_service.errors import RequestError
+from data_service.live import LiveMarket
+from data_service.metrics import Metrics
 from data_service.sessions import EPOCH, IST, floor_s, ist_date
+from data_service.store.facts import Facts
 from data_service.views import MarketSource, MarketView, Missing
 
 BARS_PER_REQUEST_MAX = 2_000_000
@@ -57,18 +60,28 @@ BARS_EXAMPLE = {
 QUOTES_EXAMPLE = {"symbols": ["RELIANCE", "TCS"]}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Market:
-    """What the routes answer from. `now` is the market's clock, `trouble` what /health should say, if anything."""
+    """What the routes answer from. `now` is the market's clock, `trouble` what /health should say, if anything.
+
+    `live` is there while providers are connected, `facts` where the market is a recorded one.
+    """
 
     environment: Environment
     source: MarketSource
     now: Callable[[], datetime]
     speed: float
     trouble: Callable[[], str]
+    live: LiveMarket | None = None
+    facts: Facts | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def is_present(self, as_of: datetime | None) -> bool:
+        """Whether a question about `as_of` is one about this moment, which live quotes answer."""
+        return as_of is None or abs(as_of - self.now()) <= REAL_CLOCK_TOLERANCE
 
 
-def _checked(market: Market, as_of: datetime | None) -> datetime:
+def checked(market: Market, as_of: datetime | None) -> datetime:
     """The instant to answer for, in IST. Raises RequestError where it lies in the market's future."""
     now = market.now()
     tolerance = timedelta() if market.environment is Environment.SIMULATED else REAL_CLOCK_TOLERANCE
@@ -103,7 +116,7 @@ def router(market: Market) -> APIRouter:
         as_of: Annotated[Instant | None, Query(description="The market's present where it is left out.")] = None,
     ) -> InstrumentsReply:
         """All shares known at `as_of`, with their tick size and band of then."""
-        instant = _checked(market, as_of)
+        instant = checked(market, as_of)
         instruments = market.source.view().instruments(floor_s(instant))
         return InstrumentsReply(environment=market.environment, as_of=instant, instruments=instruments)
 
@@ -115,7 +128,7 @@ def router(market: Market) -> APIRouter:
     )
     def get_bars(request: BarsRequest) -> Response:
         """Bars as columns. Only bars that had ended by `as_of`, adjusted by what was known by then."""
-        as_of = _checked(market, request.as_of)
+        as_of = checked(market, request.as_of)
         view = market.source.view()
         _within_limit(view, request, as_of)
         series, missing = _series(view, request, as_of)
@@ -133,30 +146,23 @@ def router(market: Market) -> APIRouter:
         return Response(content, media_type="application/json")
 
     @routes.post("/quotes", operation_id="get_quotes", responses=PROBLEMS, openapi_extra=_example(QUOTES_EXAMPLE))
-    def get_quotes(request: QuotesRequest) -> QuotesReply:
-        """The market in each symbol as it stood at `as_of`."""
-        as_of = _checked(market, request.as_of)
-        view, as_of_s = market.source.view(), floor_s(as_of)
-        answers = {symbol: view.quote(symbol, as_of_s) for symbol in request.symbols}
-        return QuotesReply(
-            environment=market.environment,
-            as_of=as_of,
-            quotes={symbol: answer for symbol, answer in answers.items() if isinstance(answer, Quote)},
-            missing={symbol: answer.reason for symbol, answer in answers.items() if isinstance(answer, Missing)},
-        )
-
-    @routes.get("/actions", operation_id="list_actions", responses=PROBLEMS)
-    def list_actions(
-        from_: Annotated[date, Query(alias="from", description="First ex-date.")],
-        through: Annotated[date, Query(description="Last ex-date.")],
-        as_of: Annotated[Instant | None, Query(description="The market's present where it is left out.")] = None,
-    ) -> ActionsReply:
-        """Corporate actions by ex-date: those that were known at `as_of`, announced ones of days to come too."""
-        instant = _checked(market, as_of)
-        if from_ > through:
-            raise RequestError("validation_failed", "from must not be after through.")
-        actions = market.source.view().actions(from_, through, ist_date(instant))
-        return ActionsReply(environment=market.environment, as_of=instant, actions=actions)
+    async def get_quotes(request: QuotesRequest) -> QuotesReply:
+        """The market in each symbol as it stood at `as_of`: of this moment from the providers, where there are any, and
+        else from the bars that had ended; each quote says its source and age."""
+        as_of = checked(market, request.as_of)
+        quotes: dict[str, Quote] = {}
+        refused: Mapping[str, str] = {}
+        if market.live is not None and market.is_present(request.as_of):
+            quotes, refused = await market.live.quotes(request.symbols, as_of)
+        rest = [symbol for symbol in request.symbols if symbol not in quotes]
+        recorded = await run_in_threadpool(_recorded_quotes, market, rest, floor_s(as_of))
+        missing: dict[str, str] = {}
+        for symbol, answer in recorded.items():
+            if isinstance(answer, Missing):
+                missing[symbol] = "; ".join(filter(None, (refused.get(symbol), answer.reason)))
+            else:
+                quotes[symbol] = answer
+        return QuotesReply(environment=market.environment, as_of=as_of, quotes=quotes, missing=missing)
 
     @routes.get("/clock", operation_id="get_clock", responses=PROBLEMS)
     def get_clock() -> ClockReply:
@@ -190,6 +196,13 @@ def health_router(market: Market) -> APIRouter:
         )
 
     return routes
+
+
+def _recorded_quotes(market: Market, symbols: Sequence[str], as_of_s: int) -> dict[str, Quote | Missing]:
+    if not symbols:
+        return {}
+    view = market.source.view()
+    return {symbol: view.quote(symbol, as_of_s) for symbol in symbols}
 
 
 def _example(example: Mapping[str, object]) -> dict[str, object]:

@@ -20,7 +20,7 @@ from data_service.metrics import Metrics
 from data_service.sessions import Sessions, floor_s, ist_date, load_sessions
 from data_service.store.stores import Stores
 from data_service.verify import verify
-from data_service.wiring import open_chain, open_stores
+from data_service.wiring import open_stores, open_upstream
 
 FACTS_DEADLINE_S = 60.0
 ACTIONS_AHEAD = timedelta(days=60)
@@ -46,7 +46,8 @@ async def _backfill(
     through = last or ist_date(now)
     if first > through:
         raise ConfigError(f"--from {first} is after --to {through}")
-    async with open_chain(settings, sessions, real_clock, Metrics()) as chain:
+    async with open_upstream(settings, stores, sessions, real_clock, Metrics()) as upstream:
+        chain = upstream.chain
         await _facts(chain, stores, console, first, through)
         names = symbols_of(wanted, stores, through)
         gate = Gate(stores, sessions, load_reference())
@@ -76,8 +77,10 @@ def symbols_of(wanted: str, stores: Stores, on: date) -> list[str]:
         if not listed:
             raise ConfigError("no instruments are known: name symbols, or a universe of fixed members")
         return listed
-    if wanted in universe.NAMED:
-        return list(universe.members(wanted, on))
+    if wanted == "default":
+        return list(universe.default().symbols)
+    if wanted == "nifty50":
+        return list(universe.nifty50(on).symbols)
     return [symbol.strip().upper() for symbol in wanted.split(",") if symbol.strip()]
 
 

@@ -79,8 +79,11 @@ class Provider(Protocol):
 
     name: str
     kinds: frozenset[Kind]
-    batch_max: Mapping[Kind, int]
-    """Symbols per call where each costs a request: what has come by the deadline counts."""
+
+    @property
+    def batch_max(self) -> Mapping[Kind, int]:
+        """Symbols per call where each costs a request: what has come by the deadline counts."""
+        ...
 
     async def bars(self, symbols: Sequence[str], interval: Interval, from_: date, through: date) -> pl.DataFrame:
         """Unadjusted bars (store.schemas.BAR_SCHEMA) of the days, both inclusive. Raises ProviderError."""

@@ -170,6 +170,11 @@ class Kite(Unsupporting):
         columns = [said.get(name, pl.lit(None)).cast(dtype).alias(name) for name, dtype in INSTRUMENT_SCHEMA.items()]
         return listed.select(columns)
 
+    async def tokens(self, symbols: Sequence[str]) -> Mapping[int, str]:
+        """Instrument token to symbol, of those that Kite lists today. Raises ProviderError."""
+        listed = (await self._shares_today()).filter(pl.col("symbol").is_in(list(symbols)))
+        return dict(listed.select("instrument_token", "symbol").iter_rows())
+
     async def _shares_today(self) -> pl.DataFrame:
         """The exchange's dump, fetched once per day: Kite makes it anew each morning. Raises ProviderError."""
         async with self._listing:

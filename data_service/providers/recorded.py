@@ -11,7 +11,7 @@ import polars as pl
 from contracts.market import CorporateAction, Instrument, Interval, Quote
 from data_service.actions import NameSpan, company_names, names_of
 from data_service.adjust import NO_FACTORS, Factors, factors_of, multipliers
-from data_service.bars import Bars, joined, without_days
+from data_service.bars import Bars, day_number, joined, without_days
 from data_service.encode import wire_actions
 from data_service.instruments import InstrumentMaster
 from data_service.quotes import SessionSoFar, build_quote
@@ -19,6 +19,7 @@ from data_service.resample import daily_of, filled_up, finer_than, resampled
 from data_service.sessions import EPOCH, Sessions, ist_instant
 from data_service.store.frames import Decoder, StoreSnapshot
 from data_service.store.stores import Stores
+from data_service.ticks import bands_paise
 from data_service.views import Missing
 
 NOTHING_ENDED = Missing("no bar of it that had ended is stored: import more with `sauda data import FILE`")
@@ -28,6 +29,7 @@ FINEST_FIRST = (Interval.MIN_1, Interval.MIN_5, Interval.DAY_1)
 """What quotes are made of."""
 
 FACTORS_CACHED_MAX = 4096
+REFERENCE_KEPT_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,21 @@ def _latest(snapshot: StoreSnapshot, symbol: str, interval: Interval, as_of_s: i
     return _Latest(day, newest.part(first, len(newest)), previous)
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What is known of a share before its session, in paise; `previous_close` is on that scale, None if unknown."""
+
+    previous_close: int | None
+    tick: int
+    band_pct: int
+    has_derivatives: bool
+
+    def bands(self, previous_close: int) -> tuple[int, int]:
+        """Lowest and highest price allowed around a previous close."""
+        low, high = bands_paise(np.array([previous_close]), np.array([self.tick]), self.band_pct)
+        return int(low[0]), int(high[0])
+
+
 class RecordedView:
     """One state of the store."""
 
@@ -58,6 +75,7 @@ class RecordedView:
         self._snapshot, self._master, self._sessions = snapshot, master, sessions
         self._names = lru_cache(FACTORS_CACHED_MAX)(self._names_of)
         self._factors = lru_cache(FACTORS_CACHED_MAX)(self._factors_of)
+        self._references = lru_cache(FACTORS_CACHED_MAX)(self._reference_of)
 
     def _names_of(self, symbol: str, as_of: date) -> tuple[NameSpan, ...]:
         return tuple(names_of(symbol, self._snapshot.renames, as_of))
@@ -131,6 +149,16 @@ class RecordedView:
                 band_pct=self._master.band_pct(symbol, day),
             )
         )
+
+    def reference(self, symbol: str, day: date, as_of_s: int) -> Reference:
+        """What is known of `symbol` at `as_of_s` for the session of `day`."""
+        return self._references(symbol, day, as_of_s // REFERENCE_KEPT_S)
+
+    def _reference_of(self, symbol: str, day: date, period: int) -> Reference:
+        previous = self._previous_close(symbol, day_number(day), (period + 1) * REFERENCE_KEPT_S)
+        listed = self._master.at(symbol, previous or 1, day)
+        tick = int(listed.tick_size_rupees * 100)
+        return Reference(previous, tick, self._master.band_pct(symbol, day), listed.has_derivatives)
 
     def _previous_close(self, symbol: str, day: int, as_of_s: int) -> int | None:
         """The last close before `day` in paise on `day`'s scale; a daily (official) close before an intraday one."""

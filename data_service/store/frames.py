@@ -57,13 +57,14 @@ class Decoder:
         """The decoded part; `stamp` is what the store said of it. Raises StoreError."""
         key = (part, stamp)
         with self._lock:
-            decoded = self._kept.pop(key, None) or self._decode(store.read(*part), part[0])
+            decoded = self._kept.pop(key, None) or self.decode(store.read(*part), part[0])
             self._kept[key] = decoded
             while len(self._kept) > PARTS_CACHED_MAX:
                 self._kept.popitem(last=False)
         return decoded
 
-    def _decode(self, stored: pl.DataFrame, interval: Interval) -> YearBars:
+    def decode(self, stored: pl.DataFrame, interval: Interval) -> YearBars:
+        """Stored bars (BAR_SCHEMA) of one interval as arrays."""
         frame = stored.sort(BAR_KEY)
         groups = frame.group_by("symbol", maintain_order=True).len()
         ends = np.cumsum(groups["len"].to_numpy())

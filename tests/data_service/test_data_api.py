@@ -228,6 +228,7 @@ async def test_every_operation_is_named_and_shown_by_example(paper):
     operations = [operation for path in schema["paths"].values() for operation in path.values()]
     assert {operation["operationId"] for operation in operations} == {
         "list_instruments", "list_actions", "get_bars", "get_quotes", "get_clock", "get_health",
+        "get_universe", "list_quality_findings", "get_metrics",
     }  # fmt: skip
     bodies = [
         operation["requestBody"]["content"]["application/json"]
