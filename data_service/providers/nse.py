@@ -57,16 +57,17 @@ class Nse(Unsupporting):
         self._archives_url, self._site_url = archives_url, site_url
 
     async def bars(self, symbols: Sequence[str], interval: Interval, from_: date, through: date) -> pl.DataFrame:
-        """Bars of the calendar's sessions in the days, one file per session. A session whose file is not there yet is
-        absent.
+        """Bars of the calendar's sessions in the days, one file per session; no file is fetched for BSE's scrip codes alone.
+        A session whose file is not there yet is absent.
 
         Raises ProviderError; IncompleteError where some days' files failed; UnsupportedError for an intraday interval.
         """
         if interval is not Interval.DAY_1:
             raise UnsupportedError(f"{self.name} has no {interval} bars")
+        names = [symbol for symbol in symbols if not symbol.isdigit()]
         last = min(through, self._today())
-        days = [session.day for session in self._sessions.all if from_ <= session.day <= last]
-        return await bars_of_days(symbols, days, self._day)
+        days = [session.day for session in self._sessions.all if names and from_ <= session.day <= last]
+        return await bars_of_days(names, days, self._day)
 
     async def _day(self, day: date) -> pl.DataFrame:
         """All shares' bars of a session; none where no file of it is there yet."""

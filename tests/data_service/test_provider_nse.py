@@ -102,6 +102,11 @@ async def test_only_sessions_up_to_today_are_asked_for(nse, server):
     assert sorted(server.paths()) == sorted(asked)
 
 
+async def test_nothing_is_fetched_for_bses_scrip_codes(nse, server):
+    assert (await nse.bars(["500325"], DAY, JUNE_18, JUNE_19)).is_empty()
+    assert server.asked == []
+
+
 async def test_a_day_not_yet_published_is_an_absence(nse, server):
     bars = await nse.bars(["INFY"], DAY, TODAY, TODAY)
     assert (bars.schema, bars.height) == (BAR_SCHEMA, 0)
