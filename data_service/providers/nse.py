@@ -57,7 +57,8 @@ class Nse(Unsupporting):
         self._archives_url, self._site_url = archives_url, site_url
 
     async def bars(self, symbols: Sequence[str], interval: Interval, from_: date, through: date) -> pl.DataFrame:
-        """Bars of the calendar's sessions in the days, one file per session; no file is fetched for BSE's scrip codes alone.
+        """Bars of the calendar's sessions in the days, one file per session, none for BSE's scrip codes alone.
+
         A session whose file is not there yet is absent.
 
         Raises ProviderError; IncompleteError where some days' files failed; UnsupportedError for an intraday interval.
