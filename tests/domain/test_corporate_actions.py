@@ -155,6 +155,7 @@ def test_a_late_fill_of_before_the_ex_date_is_on_the_old_scale_and_one_of_the_da
     assert known.entry_price == late.entry_price == D(300)
     sold_late = summarize(FILLED, [bought(4, D(1500)), sold(4, D(1600), BEFORE)], [action])
     assert (sold_late.status, sold_late.realized_pnl, sold_late.exit_quantity) == (TradeStatus.CLOSED, D(400), 4)
+    assert sold_late.closed_at == BEFORE  # over before the ex-date: nothing was left to be rescaled
 
 
 def test_a_dividend_is_income_beside_the_profit() -> None:
@@ -219,7 +220,7 @@ def test_what_no_rule_computes_is_flagged(kind: ActionKind) -> None:
     assert CorporateAction("INFY", EX, kind).flagged
 
 
-@given(quantity=shares, cost=st.decimals(D(0), D(10**7), places=2), ratio=ratios, close=prices)
+@given(quantity=shares, cost=st.decimals(D(0), D(10**7), places=4), ratio=ratios, close=prices)
 def test_the_books_reverse_and_enter_again_at_the_same_cost(
     quantity: int, cost: Decimal, ratio: tuple[int, int], close: Decimal
 ) -> None:

@@ -18,6 +18,7 @@ from backend.domain.orders import OrderEventKind, OrderState
 from backend.domain.reasons import Reason
 from backend.domain.reconcile import BookTrade
 from backend.domain.trading_states import Cause, Scope, TradingState
+from backend.errors import UpstreamError
 from backend.models import (
     AccountAction,
     AutoTrade,
@@ -35,6 +36,7 @@ from backend.models import (
 from backend.services import auto_trading_service, ledger_service
 from backend.services.auto_trading_service import run_cycle
 from backend.services.corporate_action_service import settle_actions
+from backend.services.manual_order_service import ManualOrder, place_manual
 from backend.services.order_service import apply_event, lock_order
 from backend.services.position_service import watch_positions
 from backend.services.trade_query_service import live_trades_of, valued_trades
@@ -203,6 +205,18 @@ async def test_doing_it_again_changes_nothing(trading, market, user):
         assert await settle_actions(trading, market.now + timedelta(minutes=minutes))
     assert await everything(trading) == once
     assert once["done"] == 2
+
+
+async def test_who_comes_after_an_action_is_not_concerned_when_it_is_told_again(trading, market, user, make_user):
+    market.actions = [action(**SPLIT)]
+    now_trades_at(market, 300)
+    await settle_actions(trading, market.now)
+    newcomer = await make_user("newcomer", symbols=("TCS",))
+    await by_hand(trading, newcomer, Side.BUY, 10, "303")
+    await watch_positions(trading)
+    await settle_actions(trading, market.now + timedelta(minutes=20))
+    async with trading.sessions() as session:
+        assert (await session.scalars(select(AccountAction.account_id))).all() == [await account_of(trading, user)]
 
 
 async def test_two_traders_do_it_once(two_traders, trading, market, user):
@@ -426,6 +440,16 @@ async def test_nothing_is_decided_while_the_days_actions_are_not_known(trading, 
     await agrees(trading, user)
 
 
+async def test_no_order_by_hand_is_taken_while_the_days_actions_are_not_known(trading, market, user):
+    market.actions_down = True
+    wanted = ManualOrder("INFY", Side.SELL, 1, Product.CNC)
+    with pytest.raises(UpstreamError) as refused:
+        await place_manual(trading, user, "a key of mine", wanted)
+    assert refused.value.code == Reason.ACTIONS_UNKNOWN
+    market.actions_down = False
+    assert (await place_manual(trading, user, "a key of mine", wanted)).state is OrderState.FILLED
+
+
 async def test_actions_of_the_day_stay_known_when_asking_again_fails(trading, market, user):
     assert await settle_actions(trading, market.now)
     market.actions_down = True
@@ -453,6 +477,20 @@ async def test_an_action_that_cannot_be_applied_bars_its_symbol_and_no_other(tra
     assert trade.stop_price > 1400
     assert (trade.exit_reason, trade.exit_quantity) == (ExitReason.STOP, held * held // (held + 1))
     await agrees(trading, user)
+
+
+async def test_no_loss_is_seen_in_a_price_on_another_scale(trading, market, user):
+    """The price has halved with the shares to double, and the half share's worth is not known yet."""
+    await run_cycle(trading, market.now)
+    held = (await trade_of(trading, user)).entry_quantity
+    market.stocks["INFY"].closes.clear()
+    market.actions = [action(kind=ActionKind.BONUS, shares_before=held + 1, shares_after=2 * held)]
+    now_trades_at(market, 780)
+    market.now += timedelta(minutes=20)
+    report = await run_cycle(trading, market.now)
+    assert report.denied == {"action_pending": 1}
+    async with trading.sessions() as session:
+        assert (await session.scalars(select(TradingStatePeriod))).all() == []
 
 
 async def test_the_watch_takes_no_new_share_for_one_from_outside(trading, market, user, monkeypatch):
