@@ -87,8 +87,8 @@ class CorporateAction(Wire):
     """One action of a company. From the open of `ex_date` on a buyer does not take part in it.
 
     Of a split or bonus (a consolidation too) `shares_before` shares become `shares_after`; `amount` is rupees per share
-    of a dividend; `new_symbol` is a rename's. `known_on` is the first day on which an answer may use it; `subject` is the
-    announcement's own text.
+    of a dividend; `new_symbol` is a rename's. `known_on` is the first day on which an answer may use it; `subject` is
+    the announcement's own text.
     """
 
     symbol: Symbol
@@ -149,6 +149,15 @@ class BarsReply(Wire):
     sources: dict[Symbol, SeriesSource] = {}
     unadjusted: dict[Symbol, list[CorporateAction]] = {}
     missing: dict[Symbol, str] = {}
+
+
+BARS_ARROW = "application/vnd.sauda.bars+arrow"
+"""The reply to a BarsRequest whose Accept names this type: four bytes, big-endian, with the length of what follows; a
+BarsReply as JSON with an empty series; and an Arrow IPC stream of one table with the columns symbol, start (seconds
+since 1970-01-01 UTC), open, high, low, close (whole numbers of 10^-PRICE_DECIMALS rupees) and volume, by symbol, oldest
+first."""
+
+PRICE_DECIMALS = 6
 
 
 class QuotesRequest(Wire):

@@ -1,5 +1,6 @@
-"""Writes bars as JSON in columns, fast: a request of 200 symbols over six years holds 1.8 million numbers."""
+"""Writes bars as columns, in JSON or Arrow, fast: a request of 200 symbols over six years holds 1.8 million numbers."""
 
+import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -10,7 +11,7 @@ import orjson
 import polars as pl
 
 from contracts.common import Environment
-from contracts.market import CorporateAction, Interval
+from contracts.market import PRICE_DECIMALS, CorporateAction, Interval
 from data_service.bars import PRICE_FIELDS, Bars, Ints, providers_of
 from data_service.sessions import floor_s, ist_instant
 
@@ -51,7 +52,7 @@ def series_columns(series: Mapping[str, Bars]) -> dict[str, dict[str, Any]]:
     return {symbol: columns[symbol] for symbol in series}
 
 
-def bars_reply(
+def bars_head(
     *,
     environment: Environment,
     as_of: datetime,
@@ -61,24 +62,42 @@ def bars_reply(
     series: Mapping[str, Bars],
     unadjusted: Mapping[str, Sequence[CorporateAction]],
     missing: Mapping[str, str],
-) -> bytes:
-    """The JSON of a contracts.market.BarsReply."""
+) -> dict[str, Any]:
+    """A contracts.market.BarsReply without the bars themselves, ready for JSON."""
     as_of_s = floor_s(as_of)
-    return orjson.dumps(
-        {
-            "environment": environment,
-            "as_of": as_of.isoformat(),
-            "provider": provider,
-            "interval": interval,
-            "adjusted": adjusted,
-            "series": series_columns(series),
-            "sources": {symbol: _source(bars, as_of_s) for symbol, bars in series.items()},
-            "unadjusted": {
-                symbol: [action.model_dump(mode="json") for action in actions] for symbol, actions in unadjusted.items()
-            },
-            "missing": dict(missing),
-        }
-    )
+    return {
+        "environment": environment,
+        "as_of": as_of.isoformat(),
+        "provider": provider,
+        "interval": interval,
+        "adjusted": adjusted,
+        "series": {},
+        "sources": {symbol: _source(bars, as_of_s) for symbol, bars in series.items()},
+        "unadjusted": {
+            symbol: [action.model_dump(mode="json") for action in actions] for symbol, actions in unadjusted.items()
+        },
+        "missing": dict(missing),
+    }
+
+
+def bars_json(head: Mapping[str, Any], series: Mapping[str, Bars]) -> bytes:
+    """The JSON of a contracts.market.BarsReply."""
+    return orjson.dumps({**head, "series": series_columns(series)})
+
+
+def bars_arrow(head: Mapping[str, Any], series: Mapping[str, Bars]) -> bytes:
+    """The same reply in contracts.market.BARS_ARROW: the head as JSON, then all bars as one Arrow table."""
+    counts = [len(bars) for bars in series.values()]
+    symbol = pl.Series("symbol", list(series), dtype=pl.String)
+    names = symbol.gather(np.repeat(np.arange(len(counts)), counts)) if counts else symbol
+    columns = {"start": [bars.start for bars in series.values()], "volume": [bars.volume for bars in series.values()]}
+    for name in PRICE_FIELDS:
+        columns[name] = [getattr(bars, name) * 10 ** (PRICE_DECIMALS - bars.decimals) for bars in series.values()]
+    empty = [np.array([], dtype=np.int64)]
+    frame = pl.DataFrame([names, *(pl.Series(name, np.concatenate(parts or empty)) for name, parts in columns.items())])
+    content, text = io.BytesIO(), orjson.dumps(head)
+    frame.select("symbol", "start", *PRICE_FIELDS, "volume").write_ipc_stream(content)
+    return len(text).to_bytes(4, "big") + text + content.getvalue()
 
 
 def _source(bars: Bars, as_of_s: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from contracts.common import Environment
 from contracts.market import Interval
 from data_service.chain import Chain
 from data_service.clock import Identity, ProgressFile, SimulatedClock, Timeline
+from data_service.complete import Completer
 from data_service.config import Settings
 from data_service.errors import DataServiceError, install_handlers
 from data_service.ingest import Gate
@@ -104,8 +105,8 @@ def live_market(
 @asynccontextmanager
 async def providers_running(
     settings: Settings, market: Market, stores: Stores, sessions: Sessions
-) -> AsyncIterator[LiveMarket]:
-    """The chain of providers, the stream and the shared cache for as long as the block runs."""
+) -> AsyncIterator[None]:
+    """Connect the market to the providers, the stream and the shared cache for as long as the block runs."""
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(
             open_upstream(settings, stores, sessions, market.now, market.metrics)
@@ -117,7 +118,19 @@ async def providers_running(
             stack.push_async_callback(shared.close)
         live = live_market(settings, market, stores, sessions, upstream.chain, shared)
         await stack.enter_async_context(live.running(settings.quote_refresh_s, upstream.ticker, upstream.tokens))
-        yield live
+        market.live = live
+        market.completer = Completer(
+            upstream.chain,
+            Gate(stores, sessions, load_reference()),
+            stores,
+            sessions,
+            deadline_s=settings.provider_timeout_s,
+            monotonic_s=time.monotonic,
+        )
+        try:
+            yield
+        finally:
+            market.live = market.completer = None
 
 
 async def keep_small(settings: Settings, stores: Stores, sessions: Sessions, clock: Callable[[], datetime]) -> None:
@@ -155,12 +168,11 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             if stores is not None and settings.providers:
-                market.live = await stack.enter_async_context(providers_running(settings, market, stores, calendar))
+                await stack.enter_async_context(providers_running(settings, market, stores, calendar))
             if stores is not None and settings.retention_days_1m:
                 task = asyncio.create_task(keep_small(settings, stores, calendar, clock))
                 stack.callback(task.cancel)
             yield
-            market.live = None
 
     app = FastAPI(
         title="Sauda data_service", version=version("sauda"), docs_url="/docs", redoc_url=None, lifespan=lifespan

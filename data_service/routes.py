@@ -7,11 +7,12 @@ from importlib.metadata import version
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from contracts.common import Environment, Health, Instant, Problem
 from contracts.market import (
+    BARS_ARROW,
     ActionKind,
     BarsReply,
     BarsRequest,
@@ -25,7 +26,8 @@ from contracts.market import (
 )
 from data_service.adjust import adjusted
 from data_service.bars import INTERVAL_S, Bars, day_number
-from data_service.encode import bars_reply
+from data_service.complete import Completer
+from data_service.encode import bars_arrow, bars_head, bars_json
 from data_service.errors import RequestError
 from data_service.live import LiveMarket
 from data_service.metrics import Metrics
@@ -64,7 +66,7 @@ QUOTES_EXAMPLE = {"symbols": ["RELIANCE", "TCS"]}
 class Market:
     """What the routes answer from. `now` is the market's clock, `trouble` what /health should say, if anything.
 
-    `live` is there while providers are connected, `facts` where the market is a recorded one.
+    `live` and `completer` are there while providers are connected, `facts` where the market is a recorded one.
     """
 
     environment: Environment
@@ -73,6 +75,7 @@ class Market:
     speed: float
     trouble: Callable[[], str]
     live: LiveMarket | None = None
+    completer: Completer | None = None
     facts: Facts | None = None
     metrics: Metrics = field(default_factory=Metrics)
 
@@ -123,27 +126,16 @@ def router(market: Market) -> APIRouter:
     @routes.post(
         "/bars",
         operation_id="get_bars",
-        responses={**PROBLEMS, 200: {"model": BarsReply}},
+        responses={**PROBLEMS, 200: {"model": BarsReply, "content": {BARS_ARROW: {}}}},
         openapi_extra=_example(BARS_EXAMPLE),
     )
-    def get_bars(request: BarsRequest) -> Response:
-        """Bars as columns. Only bars that had ended by `as_of`, adjusted by what was known by then."""
+    async def get_bars(request: BarsRequest, accept: Annotated[str, Header()] = "") -> Response:
+        """Bars as columns. Only bars that had ended by `as_of`, adjusted by what was known by then; each series says
+        which providers it came from and how old its last bar is."""
         as_of = checked(market, request.as_of)
-        view = market.source.view()
-        _within_limit(view, request, as_of)
-        series, missing = _series(view, request, as_of)
-        unadjusted = _unadjusted(view, series, as_of)
-        content = bars_reply(
-            environment=market.environment,
-            as_of=as_of,
-            provider=market.source.name,
-            interval=request.interval,
-            adjusted=request.adjusted,
-            series=series,
-            unadjusted=unadjusted,
-            missing=missing,
-        )
-        return Response(content, media_type="application/json")
+        if market.completer is not None and market.is_present(request.as_of):
+            await market.completer.complete(request.interval, request.symbols, request.from_, request.through, as_of)
+        return await run_in_threadpool(_bars_response, market, request, as_of, BARS_ARROW in accept)
 
     @routes.post("/quotes", operation_id="get_quotes", responses=PROBLEMS, openapi_extra=_example(QUOTES_EXAMPLE))
     async def get_quotes(request: QuotesRequest) -> QuotesReply:
@@ -196,6 +188,25 @@ def health_router(market: Market) -> APIRouter:
         )
 
     return routes
+
+
+def _bars_response(market: Market, request: BarsRequest, as_of: datetime, arrow: bool) -> Response:
+    view = market.source.view()
+    _within_limit(view, request, as_of)
+    series, missing = _series(view, request, as_of)
+    head = bars_head(
+        environment=market.environment,
+        as_of=as_of,
+        provider=market.source.name,
+        interval=request.interval,
+        adjusted=request.adjusted,
+        series=series,
+        unadjusted=_unadjusted(view, series, as_of),
+        missing=missing,
+    )
+    if arrow:
+        return Response(bars_arrow(head, series), media_type=BARS_ARROW)
+    return Response(bars_json(head, series), media_type="application/json")
 
 
 def _recorded_quotes(market: Market, symbols: Sequence[str], as_of_s: int) -> dict[str, Quote | Missing]:

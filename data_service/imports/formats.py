@@ -39,8 +39,8 @@ class Layout:
         return {self.symbol, *self.prices, self.volume, *when, *series, *self.extra}
 
 
-BSE_SERIES = ("A", "B", "E", "F", "M", "MS", "MT", "P", "R", "T", "X", "XT", "Z", "ZP")
-"""BSE's groups of equity in its UDiFF file (its own list; others are bonds and funds)."""
+BSE_SERIES = ("A", "B", "M", "MS", "MT", "P", "R", "T", "X", "XT", "Z", "ZP")
+"""BSE's groups of equity in its UDiFF file (from memory of its list of groups); others are bonds and funds."""
 
 FACTORS = "factors"
 FACTOR_COLUMNS = {"symbol", "exdate", "factor"}

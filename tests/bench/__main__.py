@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sauda.embedded import EmbeddedPostgres
-from tests.bench import cycle, quotes
+from tests.bench import bars, cycle, quotes
 from tests.bench.result import Result
 
 OUTPUT = Path("bench.json")
@@ -26,6 +26,8 @@ def main() -> None:
                 results += cycle.run(postgres)
         finally:
             postgres.stop()
+    with console.status("Bars ..."):
+        results += bars.run()
     with console.status("Public quotes ..."):
         results += quotes.run()
     table = Table("benchmark", "value", "unit", "reference", "ratio", "aim")
