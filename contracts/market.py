@@ -126,8 +126,9 @@ class BarColumns(Wire):
 
 
 class SeriesSource(Wire):
-    """Where one symbol's bars came from (most bars first), when the last of them ended, and how old that is."""
+    """How many bars one symbol has, where they came from (most first), when the last ended, and how old that is."""
 
+    bars: int = Field(ge=1)
     providers: list[str]
     as_of: Instant
     age_s: float = Field(ge=0)

@@ -104,6 +104,7 @@ def _source(bars: Bars, as_of_s: int) -> dict[str, Any]:
     """The JSON of a contracts.market.SeriesSource; `bars` are not empty."""
     last_s = int(bars.end[-1])
     return {
+        "bars": len(bars),
         "providers": providers_of(bars),
         "as_of": ist_instant(last_s).isoformat(),
         "age_s": float(max(as_of_s - last_s, 0)),

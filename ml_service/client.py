@@ -1,6 +1,7 @@
 """Ask data_service for bars, instruments and the market's clock, under one total deadline, and never hang."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,10 +15,21 @@ import polars as pl
 from pydantic import ValidationError
 
 from contracts.common import Environment, Wire
-from contracts.market import BarColumns, BarsReply, BarsRequest, ClockReply, InstrumentsReply, Interval
+from contracts.market import (
+    BARS_ARROW,
+    PRICE_DECIMALS,
+    BarsReply,
+    BarsRequest,
+    ClockReply,
+    InstrumentsReply,
+    Interval,
+)
 from ml_service.features import BAR_SCHEMA
 
 IST = ZoneInfo("Asia/Kolkata")
+IST_OFFSET_S = 19_800
+PRICES = ("open", "high", "low", "close")
+BARS_TABLE = pl.Schema({"symbol": pl.String, "start": pl.Int64} | dict.fromkeys((*PRICES, "volume"), pl.Int64))
 SYMBOLS_PER_CALL = 50
 CONNECTIONS_MAX = 8
 
@@ -46,30 +58,23 @@ async def within(timeout_s: float) -> AsyncIterator[None]:
         raise DataServiceError(f"no answer within {timeout_s:g} s") from late
 
 
-def bars_frame(series: dict[str, BarColumns]) -> pl.DataFrame:
-    """Contract bars as a frame of BAR_SCHEMA; a daily bar's session is the IST date of its start.
+def bars_frame(table: pl.DataFrame) -> pl.DataFrame:
+    """The table of a contracts.market.BARS_ARROW reply as a frame of BAR_SCHEMA; a daily bar's session is the IST date
+    of its start.
 
-    Rupees become floats here and only here: what follows is statistics. Raises DataServiceError for columns of
-    unequal length, non-positive prices or a repeated session.
+    Whole numbers of rupee fractions become floats here and only here: what follows is statistics. Raises
+    DataServiceError for other columns, prices that are not positive or a repeated session.
     """
-    frames = [pl.DataFrame(schema=BAR_SCHEMA)]
-    for symbol, columns in series.items():
-        try:
-            data = {
-                "symbol": [symbol] * len(columns.start),
-                "session": [start.astimezone(IST).date() for start in columns.start],
-                **{
-                    name: [float(price) for price in getattr(columns, name)]
-                    for name in ("open", "high", "low", "close")
-                },
-                "volume": [float(shares) for shares in columns.volume],
-            }
-            frames.append(pl.DataFrame(data, schema=BAR_SCHEMA))
-        except pl.exceptions.PolarsError as error:
-            raise DataServiceError(f"bars of {symbol} have columns of unequal length") from error
-    frame = pl.concat(frames)
-    if frame.select((pl.min_horizontal("open", "high", "low", "close") <= 0).any()).item():
+    if table.schema != BARS_TABLE:
+        raise DataServiceError(f"bars have the columns {', '.join(table.columns)}")
+    if table.select((pl.min_horizontal(PRICES) <= 0).any()).item():
         raise DataServiceError("bars hold a price that is not positive")
+    frame = table.select(
+        "symbol",
+        session=pl.from_epoch(pl.col("start") + IST_OFFSET_S).dt.date(),
+        **{name: pl.col(name).cast(pl.Float64) / 10**PRICE_DECIMALS for name in PRICES},
+        volume=pl.col("volume").cast(pl.Float64),
+    ).cast(BAR_SCHEMA)  # pyright: ignore[reportArgumentType] - a mapping of names to types
     if frame.select("symbol", "session").is_duplicated().any():
         raise DataServiceError("bars hold the same session twice")
     return frame
@@ -104,8 +109,8 @@ class DataServiceClient:
                     symbols=call, interval=Interval.DAY_1, from_=from_, through=through, as_of=as_of, adjusted=True
                 )
                 body = json.loads(request.model_dump_json(by_alias=True))
-                content = await self._ask("POST", "/v1/bars", json=body)
-                # Parsing a year of bars of many symbols takes longer than an event loop should stand still.
+                content = await self._ask("POST", "/v1/bars", json=body, headers={"accept": BARS_ARROW})
+                # Many years of bars of many symbols take longer than an event loop should stand still.
                 reply, frame = await asyncio.to_thread(_read_bars, content)
                 if source is not None and source.environment is not reply.environment:
                     raise DataServiceError("data_service changed its environment between two answers")
@@ -143,7 +148,16 @@ def _parse(shape: type[Reply], content: bytes) -> Reply:
 
 
 def _read_bars(content: bytes) -> tuple[BarsReply, pl.DataFrame]:
-    reply = _parse(BarsReply, content)
+    size = int.from_bytes(content[:4], "big")
+    reply = _parse(BarsReply, content[4 : 4 + size])
     if reply.interval is not Interval.DAY_1 or not reply.adjusted:
         raise DataServiceError("asked for adjusted daily bars, got others")
-    return reply, bars_frame(reply.series)
+    try:
+        table = pl.read_ipc_stream(io.BytesIO(content[4 + size :]))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataServiceError("the bars are no Arrow table") from error
+    frame = bars_frame(table)
+    # A stream that was cut off between two batches is still a stream.
+    if dict(frame["symbol"].value_counts().iter_rows()) != {s: source.bars for s, source in reply.sources.items()}:
+        raise DataServiceError("the bars are not as many as the answer says")
+    return reply, frame

@@ -1,22 +1,33 @@
 """A real HTTP server on loopback that answers data_service's contract from a frame of daily bars."""
 
 import asyncio
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time
+from datetime import date, datetime, time
 from decimal import Decimal
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import polars as pl
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Header, Response
 
 from contracts.common import Environment
-from contracts.market import BarColumns, BarsReply, BarsRequest, ClockReply, Instrument, InstrumentsReply
+from contracts.market import (
+    BARS_ARROW,
+    BarsReply,
+    BarsRequest,
+    ClockReply,
+    Instrument,
+    InstrumentsReply,
+    SeriesSource,
+)
 
 IST = ZoneInfo("Asia/Kolkata")
+PRICES = ("open", "high", "low", "close")
 OPEN, CLOSE = time(9, 15), time(15, 30)
 
 
@@ -31,38 +42,40 @@ class BarServer:
     url: str = ""
     calls: list[BarsRequest] = field(default_factory=list)
 
-    def reply(self, request: BarsRequest) -> BarsReply:
+    def reply(self, request: BarsRequest) -> tuple[BarsReply, pl.DataFrame]:
         ended = pl.col("session").map_elements(
             lambda day: datetime.combine(day, CLOSE, IST) <= request.as_of, return_dtype=pl.Boolean
         )
         found = self.bars.filter(
             pl.col("symbol").is_in(request.symbols), pl.col("session").is_between(request.from_, request.through)
         ).filter(ended)
-        series = {}
-        for (symbol,), rows in found.sort("session").group_by("symbol"):
-            prices = {n: [Decimal(f"{p:.4f}") for p in rows[n]] for n in ("open", "high", "low", "close")}
-            starts = [datetime.combine(day, OPEN, IST).astimezone(UTC) for day in rows["session"]]
-            volume = [int(shares) for shares in rows["volume"]]
-            series[str(symbol)] = BarColumns.model_validate({"start": starts, "volume": volume, **prices})
-        return BarsReply(
+        prices = {name: (pl.col(name) * 10**4).round().cast(pl.Int64) * 10**2 for name in PRICES}
+        start = pl.col("session").map_elements(_open_s, return_dtype=pl.Int64)
+        volume = pl.col("volume").cast(pl.Int64)
+        table = found.sort("symbol", "session").select("symbol", start=start, **prices, volume=volume)
+        known = set(table["symbol"])
+        head = BarsReply(
             environment=self.environment,
             as_of=request.as_of,
             provider="synthetic",
             interval=request.interval,
             adjusted=request.adjusted,
-            series=series,
-            missing={symbol: "no bars" for symbol in request.symbols if symbol not in series},
+            series={},
+            sources=sources_of(table, request.as_of),
+            missing={symbol: "no bars" for symbol in request.symbols if symbol not in known},
         )
+        return head, table
 
     def app(self) -> FastAPI:
         app = FastAPI()
 
         @app.post("/v1/bars")
-        async def bars(request: BarsRequest) -> BarsReply:
+        async def bars(request: BarsRequest, accept: Annotated[str, Header()]) -> Response:
+            assert accept == BARS_ARROW
             self.calls.append(request)
             if len(request.symbols) >= self.hang_from_symbols:
                 await asyncio.sleep(self.hang_s)
-            return self.reply(request)
+            return Response(arrow(*self.reply(request)), media_type=BARS_ARROW)
 
         @app.get("/v1/instruments")
         def instruments(as_of: datetime) -> InstrumentsReply:
@@ -78,6 +91,23 @@ class BarServer:
             return ClockReply(environment=self.environment, now=datetime.combine(last, time(8), IST), speed=60)
 
         return app
+
+
+def _open_s(day: date) -> int:
+    return int(datetime.combine(day, OPEN, IST).timestamp())
+
+
+def sources_of(table: pl.DataFrame, as_of: datetime) -> dict[str, SeriesSource]:
+    """What a reply says of the table's series."""
+    counts = table["symbol"].value_counts().iter_rows()
+    return {symbol: SeriesSource(bars=count, providers=["file"], as_of=as_of, age_s=0) for symbol, count in counts}
+
+
+def arrow(head: BarsReply, table: pl.DataFrame) -> bytes:
+    """The reply in contracts.market.BARS_ARROW."""
+    text, content = head.model_dump_json().encode(), io.BytesIO()
+    table.write_ipc_stream(content)
+    return len(text).to_bytes(4, "big") + text + content.getvalue()
 
 
 @contextmanager

@@ -1,56 +1,93 @@
 """What data_service says is checked before it becomes a number."""
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import date, datetime
+from decimal import Decimal
 
+import polars as pl
 import pytest
-from bar_server import IST, BarServer, serving
+from bar_server import IST, BarServer, arrow, serving, sources_of
+from hypothesis import given
+from hypothesis import strategies as st
 from synthetic_market import simulate
 
 from contracts.common import Environment
-from contracts.market import BarColumns, BarsReply, BarsRequest
-from ml_service.client import DataServiceClient, DataServiceError, bars_frame
+from contracts.market import BarsReply, BarsRequest, Interval
+from ml_service.client import DataServiceClient, DataServiceError, _read_bars, bars_frame
 
 AS_OF = datetime(2019, 6, 3, 23, 59, tzinfo=IST)
 
 
-def columns(**changes: object) -> BarColumns:
+MORNING_S = 1_704_080_700  # 2024-01-01 09:15 IST
+RUPEE = 10**6
+
+
+def table(symbol: str, **changes: list[int]) -> pl.DataFrame:
     one = {
-        "start": [datetime(2024, 1, 1, 3, 45, tzinfo=UTC), datetime(2024, 1, 2, 3, 45, tzinfo=UTC)],
-        "open": ["100.05", "101"],
-        "high": ["102", "103"],
-        "low": ["99", "100"],
-        "close": ["101", "102"],
+        "start": [MORNING_S, MORNING_S + 86_400],
+        "open": [100_050_000, 101 * RUPEE],
+        "high": [102 * RUPEE, 103 * RUPEE],
+        "low": [99 * RUPEE, 100 * RUPEE],
+        "close": [101 * RUPEE, 102 * RUPEE],
         "volume": [10, 20],
     }
-    return BarColumns.model_validate(one | changes)
+    return pl.DataFrame(one | changes).select(pl.lit(symbol).alias("symbol"), pl.all())
 
 
 def test_a_session_is_the_indian_date_of_the_bars_start() -> None:
-    late = datetime(2024, 1, 1, 20, 0, tzinfo=UTC)
-    frame = bars_frame({"M&M": columns(start=[datetime(2024, 1, 1, 3, 45, tzinfo=UTC), late])})
+    late = MORNING_S + 16 * 3600 + 900  # 2024-01-02 01:30 IST
+    frame = bars_frame(table("M&M", start=[MORNING_S, late]))
     assert frame["session"].to_list() == [date(2024, 1, 1), date(2024, 1, 2)]
     assert frame.row(0)[2:] == (100.05, 102.0, 99.0, 101.0, 10.0)
-    assert bars_frame({}).is_empty()
+    assert bars_frame(table("M&M").clear()).is_empty()
+
+
+@given(st.integers(1, 10**12))
+def test_prices_become_the_floats_that_their_decimals_name(micro_rupees: int) -> None:
+    prices = {name: [micro_rupees] for name in ("open", "high", "low", "close")}
+    frame = bars_frame(table("TCS", start=[MORNING_S], volume=[1], **prices))
+    assert frame["close"].item() == float(Decimal(micro_rupees).scaleb(-6))
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("broken", "message"),
     [
-        ({"close": ["101"]}, "unequal length"),
-        ({"low": ["0", "100"]}, "not positive"),
-        ({"start": [datetime(2024, 1, 1, 3, 45, tzinfo=UTC)] * 2}, "same session twice"),
+        (table("TCS").drop("close"), "have the columns"),
+        (table("TCS").cast({"close": pl.Float64}), "have the columns"),
+        (table("TCS", low=[0, 100 * RUPEE]), "not positive"),
+        (table("TCS", start=[MORNING_S] * 2), "same session twice"),
     ],
 )
-def test_bars_that_cannot_be_are_refused(changes: dict[str, object], message: str) -> None:
+def test_bars_that_cannot_be_are_refused(broken: pl.DataFrame, message: str) -> None:
     with pytest.raises(DataServiceError, match=message):
-        bars_frame({"TCS": columns(**changes)})
+        bars_frame(broken)
+
+
+def test_an_answer_that_is_no_table_is_refused() -> None:
+    head = BarsReply(
+        environment=Environment.PAPER,
+        as_of=AS_OF,
+        provider="x",
+        interval=Interval.DAY_1,
+        adjusted=True,
+        series={},
+        sources=sources_of(table("TCS"), AS_OF),
+    )
+    whole = arrow(head, table("TCS"))
+    assert len(_read_bars(whole)[1]) == 2
+    shorter = arrow(head, table("TCS").head(1))
+    for broken in (b"", whole[:3], whole[:40], whole[:-100], whole[:4] + b"x" + whole[5:], shorter):
+        with pytest.raises(DataServiceError):
+            _read_bars(broken)
+    unadjusted = arrow(head.model_copy(update={"adjusted": False}), table("TCS"))
+    with pytest.raises(DataServiceError, match="asked for adjusted"):
+        _read_bars(unadjusted)
 
 
 class Fickle(BarServer):
     """Calls itself another market from the second answer on."""
 
-    def reply(self, request: BarsRequest) -> BarsReply:
+    def reply(self, request: BarsRequest) -> tuple[BarsReply, pl.DataFrame]:
         reply = super().reply(request)
         self.environment = Environment.PAPER
         return reply
