@@ -63,10 +63,11 @@ async def settle_actions(trading: Trading, now: datetime) -> bool:
     today = now.astimezone(IST).date()
     async with trading.sessions() as session:
         asked = await records.asked_at(session, today)
+        waiting = await records.undone(session, today)
     if asked is None or now - asked >= ASK_AGAIN_AFTER:
         asked = await _ask(trading, today, now) or asked
-    async with trading.sessions() as session:
-        waiting = await records.undone(session, today)
+        async with trading.sessions() as session:
+            waiting = await records.undone(session, today)
     for record in waiting:
         await _settle(trading, record, now)
     return asked is not None

@@ -125,7 +125,8 @@ def stored_view(trading: Trading, row: Any, symbols: Sequence[str]) -> MarketVie
     """The market as the cycle saw it, rebuilt from what it stored, for `symbols` only."""
     market_data = trading.market_data
     quotes = {
-        symbol: market_data.paper_quote(Quote.model_validate(quote)).view
+        # Cycles of before quotes told their age stored none.
+        symbol: market_data.paper_quote(Quote.model_validate({"age_s": 0.0} | quote)).view
         for symbol, quote in (row.quotes or {}).items()
         if symbol in market_data.instruments
     }
