@@ -36,6 +36,7 @@ ROUTERS = (
     orders.router,
     trading_state.router,
     market.router,
+    market.quality_router,
     admin.router,
     admin_trading.router,
     health.router,

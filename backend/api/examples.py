@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from backend.api import examples_orders
+from backend.api import examples_market, examples_orders
 
 Json = dict[str, Any]
 
@@ -324,25 +324,6 @@ ANSWERS: dict[str, Json] = {
     "get_auto_trading_market_status": _MARKET_STATUS,
     "get_market_status": _MARKET_STATUS,
     "get_quotes": _ENVIRONMENT | {"as_of": "2026-03-02T10:15:00+05:30", "quotes": {"RELIANCE": _QUOTE}, "missing": {}},
-    "get_bars": _ENVIRONMENT
-    | {
-        "symbol": "RELIANCE",
-        "interval": "1d",
-        "adjusted": True,
-        "as_of": "2026-03-02T10:15:00+05:30",
-        "source": "simulator",
-        "bars": [
-            {
-                "start": "2026-02-27T09:15:00+05:30",
-                "open": "2421.00",
-                "high": "2440.00",
-                "low": "2415.05",
-                "close": "2435.00",
-                "volume": 5123400,
-            }
-        ],
-        "note": None,
-    },
     "get_predictions": _ENVIRONMENT
     | {
         "as_of": "2026-03-02T10:15:00+05:30",
@@ -365,6 +346,7 @@ ANSWERS: dict[str, Json] = {
         "next_cursor": None,
     },
     "list_cycles": _ENVIRONMENT | {"cycles": [_CYCLE], "next_cursor": None},
+    **examples_market.ANSWERS,
     **examples_orders.ANSWERS,
 }
 """Answers by operation id."""

@@ -14,7 +14,7 @@ from backend.brokers.paper import PaperQuote
 from backend.domain.calendar import IST
 from backend.domain.matching import BarView
 from backend.domain.risk import QuoteView
-from backend.errors import SaudaError, UpstreamError
+from backend.errors import NotFoundError, SaudaError, UpstreamError
 from contracts.common import SYMBOLS_PER_REQUEST_MAX, Problem, Wire
 from contracts.market import (
     ActionsReply,
@@ -24,9 +24,11 @@ from contracts.market import (
     Instrument,
     InstrumentsReply,
     Interval,
+    QualityReply,
     Quote,
     QuotesReply,
     QuotesRequest,
+    UniverseReply,
 )
 
 Reply = TypeVar("Reply", bound=Wire)
@@ -99,6 +101,17 @@ class MarketDataClient:
         self.instruments = {i.symbol: i for i in reply.instruments}
         return reply.instruments
 
+    async def require(self, symbol: str) -> None:
+        """See that there is such an instrument; one that is not known yet may be listed by now.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        if symbol not in self.instruments:
+            await self.load_instruments()
+        if symbol not in self.instruments:
+            raise NotFoundError(f"There is no instrument {symbol}.", code="unknown_symbol")
+
     async def quotes(self, symbols: Sequence[str], as_of: datetime | None) -> QuoteBatch:
         """Quotes of `symbols` as they stood at `as_of` (the market's present where None)."""
         if not self.instruments:
@@ -137,6 +150,18 @@ class MarketDataClient:
         asked = {"from": from_.isoformat(), "through": through.isoformat(), "as_of": as_of.isoformat()}
         url = str(httpx.URL(f"{self._url}/v1/actions", params=asked))
         return await call(self._http, "GET", url, ActionsReply, timeout_s=self._timeout_s)
+
+    async def universe(self, name: str, n: int) -> UniverseReply:
+        """The members of a universe at the market's present; `n` is how many of the largest by turnover."""
+        url = str(httpx.URL(f"{self._url}/v1/universe", params={"name": name, "n": n}))
+        return await call(self._http, "GET", url, UniverseReply, timeout_s=self._timeout_s)
+
+    async def quality(self, symbol: str | None, reason: str | None, limit: int, cursor: str | None) -> QualityReply:
+        """What the quality gate found, newest first, `limit` findings from `cursor` (the page before's) on."""
+        asked = {"symbol": symbol, "reason": reason, "limit": limit, "cursor": cursor}
+        given = {name: value for name, value in asked.items() if value is not None}
+        url = str(httpx.URL(f"{self._url}/v1/quality", params=given))
+        return await call(self._http, "GET", url, QualityReply, timeout_s=self._timeout_s)
 
     async def close_before(self, symbol: str, day: date, as_of: datetime) -> Decimal | None:
         """The last unadjusted close of `symbol` before `day`, in rupees; None where the last CLOSE_DAYS have none."""

@@ -132,8 +132,12 @@ class QuoteBoard:
 
     def _prepare(self, symbols: tuple[str, ...], reply: QuotesReply, now: float) -> Prepared:
         body = encode_quotes(symbols, reply, self._environment)
-        etag = b'"' + hashlib.blake2b(body, digest_size=12).hexdigest().encode() + b'"'
-        return Prepared(symbols, body, etag, refreshed_at=now, asked_at=now)
+        return Prepared(symbols, body, etag_of(body), refreshed_at=now, asked_at=now)
+
+
+def etag_of(body: bytes) -> bytes:
+    """A strong entity tag, quotes included."""
+    return b'"' + hashlib.blake2b(body, digest_size=12).hexdigest().encode() + b'"'
 
 
 def _fitting(sets: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -6,24 +6,31 @@ from fastapi import APIRouter, Query, Request, Response
 
 from backend.api.deps import Public, State
 from backend.api.documentation import documented
-from backend.api.fast_path import cache_headers, matches
+from backend.api.fast_path import CACHE_CONTROL, cache_headers, matches
 from backend.api.schemas.market import (
     DAYS_MAX,
+    ActionsQuery,
+    ActionsView,
     BarsQuery,
     BarsView,
     MarketStatusReply,
     PredictionsView,
+    QualityQuery,
+    QualityView,
     QuotesView,
     SymbolsQuery,
-    bar_views,
+    UniverseQuery,
+    UniverseView,
 )
 from backend.domain.calendar import IST
-from backend.errors import InvalidRequestError, NotFoundError
+from backend.errors import InvalidRequestError
 from backend.services.market_calendar import EXCHANGE
+from backend.services.quote_board import etag_of
 from backend.services.status_service import market_status
 from contracts.market import BarsRequest
 
 router = APIRouter(prefix="/v1/market", tags=["market"], dependencies=[Public])
+quality_router = APIRouter(prefix="/v1", tags=["market"], dependencies=[Public])
 
 
 @router.get("/quotes", response_model=QuotesView, **documented("get_quotes", 503))
@@ -36,9 +43,10 @@ async def get_quotes(query: Annotated[SymbolsQuery, Query()], request: Request, 
     return Response(prepared.body, media_type="application/json", headers=headers)
 
 
-@router.get("/bars", **documented("get_bars", 404, 503))
-async def get_bars(query: Annotated[BarsQuery, Query()], state: State) -> BarsView:
-    """Finished bars of one symbol: up to 3700 days of daily bars, 60 of five-minute ones, 10 of one-minute ones."""
+@router.get("/bars", response_model=BarsView, **documented("get_bars", 404, 503))
+async def get_bars(query: Annotated[BarsQuery, Query()], request: Request, state: State) -> Response:
+    """Finished bars of one symbol, up to 3700 days of daily bars and 10 of one-minute ones. Send the ETag back as
+    `If-None-Match` to get 304 while nothing changes."""
     market_data = state.trading.market_data
     now = await state.trading.clock()
     first, last = query.days(now.astimezone(IST).date())
@@ -47,10 +55,7 @@ async def get_bars(query: Annotated[BarsQuery, Query()], state: State) -> BarsVi
             f"Bars of {query.interval} come for {DAYS_MAX[query.interval]} days at most: ask in parts.",
             code="too_many_bars",
         )
-    if query.symbol not in market_data.instruments:
-        await market_data.load_instruments()
-    if query.symbol not in market_data.instruments:
-        raise NotFoundError(f"There is no instrument {query.symbol}.", code="unknown_symbol")
+    await market_data.require(query.symbol)
     reply = await market_data.bars(
         BarsRequest(
             symbols=[query.symbol],
@@ -61,17 +66,26 @@ async def get_bars(query: Annotated[BarsQuery, Query()], state: State) -> BarsVi
             adjusted=query.adjusted,
         )
     )
-    columns = reply.series.get(query.symbol)
-    return BarsView(
-        environment=state.environment,
-        symbol=query.symbol,
-        interval=query.interval,
-        adjusted=reply.adjusted,
-        as_of=reply.as_of,
-        source=reply.provider,
-        bars=bar_views(columns) if columns else [],
-        note=reply.missing.get(query.symbol),
-    )
+    body = BarsView.of(state.environment, query.symbol, reply).model_dump_json().encode()
+    etag = etag_of(body)
+    headers = {"ETag": etag.decode(), "Cache-Control": CACHE_CONTROL.decode()}
+    if matches(request.headers.get("if-none-match", "").encode("latin-1"), etag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+@router.get("/actions", **documented("list_actions", 503))
+async def list_actions(query: Annotated[ActionsQuery, Query()], state: State) -> ActionsView:
+    """Splits, bonuses, dividends and other corporate actions by ex-date, as they are known now: up to 370 days of all
+    shares, ten years of one."""
+    reply = await state.trading.market_data.actions(query.from_, query.to, await state.trading.clock())
+    return ActionsView.of(state.environment, reply, query.symbol)
+
+
+@router.get("/universe", **documented("get_universe", 503))
+async def get_universe(query: Annotated[UniverseQuery, Query()], state: State) -> UniverseView:
+    """The shares of a universe as of the market's present."""
+    return UniverseView.of(state.environment, await state.trading.market_data.universe(query.name, query.n))
 
 
 @router.get("/predictions", **documented("get_predictions", 503))
@@ -87,3 +101,10 @@ async def get_predictions(query: Annotated[SymbolsQuery, Query()], state: State)
 async def get_market_status(state: State) -> MarketStatusReply:
     """The market's phases now, its windows today, the next open and the square-off times."""
     return MarketStatusReply.of(state.environment, EXCHANGE.value, await market_status(state.trading))
+
+
+@quality_router.get("/quality", **documented("list_quality_findings", 503))
+async def list_quality_findings(query: Annotated[QualityQuery, Query()], state: State) -> QualityView:
+    """What was found wrong with prices: bars and quotes kept out of every answer, and those served with a flag."""
+    found = await state.trading.market_data.quality(query.symbol, query.reason, query.limit, query.cursor)
+    return QualityView.of(state.environment, found)
