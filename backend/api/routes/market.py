@@ -9,16 +9,18 @@ from backend.api.documentation import documented
 from backend.api.fast_path import CACHE_CONTROL, cache_headers, matches
 from backend.api.schemas.market import (
     DAYS_MAX,
-    ActionsQuery,
-    ActionsView,
     BarsQuery,
     BarsView,
     MarketStatusReply,
     PredictionsView,
-    QualityQuery,
-    QualityView,
     QuotesView,
     SymbolsQuery,
+)
+from backend.api.schemas.reference import (
+    ActionsQuery,
+    ActionsView,
+    QualityQuery,
+    QualityView,
     UniverseQuery,
     UniverseView,
 )
