@@ -16,10 +16,10 @@ from data_service.chain import Chain
 from data_service.clock import Identity, ProgressFile, SimulatedClock, Timeline
 from data_service.complete import Completer
 from data_service.config import Settings
-from data_service.errors import DataServiceError, install_handlers
+from data_service.errors import install_handlers
 from data_service.ingest import Gate
 from data_service.instruments import InstrumentMaster, load_reference
-from data_service.live import Gauge, LiveMarket
+from data_service.live import Gauge, LiveMarket, References
 from data_service.maintenance import downsample
 from data_service.providers.base import Kind, RawQuote
 from data_service.providers.recorded import RecordedMarket, Reference
@@ -80,12 +80,11 @@ def live_market(
 ) -> LiveMarket:
     """Quotes of the present on top of what is stored."""
 
-    def reference_of(symbol: str) -> Reference:
-        now = market.now()
+    def reference_of(symbol: str, now: datetime) -> Reference:
         assert isinstance(market.source, RecordedMarket)  # noqa: S101 - made by recorded_market
         return market.source.view().reference(symbol, ist_date(now), floor_s(now))
 
-    gauge = Gauge(sessions, reference_of, market.now, settings.quote_age_s_max)
+    gauge = Gauge(sessions, References(reference_of, market.now), market.now, settings.quote_age_s_max)
 
     def book(on_accepted: Callable[[RawQuote], None]) -> QuoteBook:
         return QuoteBook(
@@ -114,7 +113,7 @@ async def providers_running(
         shared = None
         if settings.redis_url:
             breaker = upstream.breakers.of("redis", Kind.QUOTES)
-            shared = SharedQuotes(settings.redis_url, settings.environment, breaker)
+            shared = SharedQuotes(settings.redis_url, settings.environment, breaker, kept_s=settings.quote_refresh_s)
             stack.push_async_callback(shared.close)
         live = live_market(settings, market, stores, sessions, upstream.chain, shared)
         await stack.enter_async_context(live.running(settings.quote_refresh_s, upstream.ticker, upstream.tokens))
@@ -140,8 +139,8 @@ async def keep_small(settings: Settings, stores: Stores, sessions: Sessions, clo
             master = InstrumentMaster(stores.facts.instruments(), load_reference())
             today = ist_date(clock())
             await asyncio.to_thread(downsample, stores, sessions, master, today, settings.retention_days_1m)
-        except (DataServiceError, OSError) as error:
-            log.warning("retention_failed", error=str(error))
+        except Exception:
+            log.exception("retention_failed")
         await asyncio.sleep(DAY_S)
 
 

@@ -74,9 +74,9 @@ TRUST = {
     "kite": 2,
     "upstox": 2,
     "dhan": 2,
-    "stream": 2,
+    "stream": 1,
     "yahoo": 1,
     "simulated": 1,
 }
 """A source's bar replaces a stored one unless it is trusted less: official files before brokers and what an operator
-imports by hand, these before free services."""
+imports by hand, these before free services and bars made of the quotes that happened to be seen."""
