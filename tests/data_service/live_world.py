@@ -38,7 +38,7 @@ def path(symbol: str) -> str:
     return f"/v8/finance/chart/{symbol}.NS"
 
 
-def raw(symbol: str = "ACME", last: str = "100.00", as_of_s: float = NOW_S, **given) -> RawQuote:
+def raw(symbol: str = "ACME", last: str = "100.00", as_of_s: float | None = NOW_S, **given) -> RawQuote:
     return RawQuote(symbol=symbol, source=given.pop("source", "kite"), as_of_s=as_of_s, last=Decimal(last), **given)
 
 

@@ -167,8 +167,8 @@ async def test_a_feed_that_stands_still_is_found_out(world):
     for _ in range(32):
         world.passes(31)
         world.says("ACME", 100.0)
-        found = await last(world)
-    assert found is None
+        await last(world)
+    assert await last(world) is None
     assert world.book.refusals[-1].reason == "frozen"
 
 

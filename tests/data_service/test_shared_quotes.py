@@ -151,6 +151,7 @@ async def test_a_redis_that_comes_back_is_used_again(redis, redis_url):
     async with cache(redis_url, clock=clock) as (shared, breaker):
         await shared.put([FULL])
         permit = breaker.ask()
+        assert permit is not None
         breaker.failed(permit)
         breaker.failed(permit)
         assert await shared.get(["ACME"]) == {}
