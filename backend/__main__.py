@@ -1,11 +1,13 @@
 """`python -m backend`: the gateway on its own."""
 
 import sys
+from contextlib import suppress
 
-import uvicorn
 from pydantic import ValidationError
+from uvicorn.main import STARTUP_FAILURE
 
 from backend import log
+from backend.api.server import GatewayServer
 from backend.config import Settings
 from backend.main import create_app, log_file
 
@@ -17,7 +19,11 @@ def main() -> None:
         app = create_app(settings)
     except (ValidationError, ValueError) as error:
         sys.exit(f"The gateway cannot start: {error}")
-    uvicorn.run(app, host=settings.gateway_host, port=settings.gateway_port, log_config=None, access_log=False)
+    server = GatewayServer(app, settings.gateway_host, settings.gateway_port)
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
 
 
 if __name__ == "__main__":

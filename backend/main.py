@@ -33,6 +33,7 @@ from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
 from backend.services.ml_service_client import MlServiceClient
 from backend.services.quote_board import QuoteBoard
+from backend.services.streams import create_streams
 from backend.trading_loop import TradingLoop
 from contracts.common import Environment
 
@@ -207,6 +208,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         starting = asyncio.create_task(trade(app))
         async with board.running():
             yield
+            await state.streams.close()
         starting.cancel()
         for loop in loops:
             loop.stop()
@@ -222,6 +224,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         trading=wired.trading,
         security=Security(settings.secret_key.get_secret_value(), settings.access_token_minutes, real_now),
         quote_board=board,
+        streams=create_streams(board, wired.trading.market_data, wired.trading.calendar, settings.environment),
         paper_deposit_rupees=Decimal(settings.paper_deposit_rupees),
         cors_origins=tuple(settings.cors_origins),
         environment=settings.environment,

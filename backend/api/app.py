@@ -7,7 +7,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIWebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.api import documentation, problems
@@ -24,6 +24,7 @@ from backend.api.routes import (
     market,
     orders,
     plans,
+    stream,
     trading_state,
 )
 from backend.api.state import ApiState
@@ -37,6 +38,7 @@ ROUTERS = (
     trading_state.router,
     market.router,
     market.quality_router,
+    stream.router,
     admin.router,
     admin_trading.router,
     health.router,
@@ -78,7 +80,7 @@ def create_api(state: ApiState, lifespan: Lifespan | None = None) -> FastAPI:
             app.front,
             allow_origins=list(state.cors_origins),
             allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-Request-Id", HEADER],
+            allow_headers=["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID", "X-Request-Id", HEADER],
             expose_headers=["ETag", "X-Request-Id", "Retry-After", REPLAYED],
         )
     return app
@@ -91,11 +93,11 @@ def require_access(router: APIRouter) -> None:
         LookupError: it names the route.
     """
     for route in router.routes:
-        if not isinstance(route, APIRoute) or access_of(route) is None:
+        if not isinstance(route, APIRoute | APIWebSocketRoute) or access_of(route) is None:
             raise LookupError(f"{route} does not declare who may call it (backend.api.deps)")
 
 
-def access_of(route: APIRoute) -> str | None:
+def access_of(route: APIRoute | APIWebSocketRoute) -> str | None:
     """The strictest of the accesses a route declares, by name; None where it declares none."""
     called = set(_calls(route.dependant))
     return next((access.__name__ for access in reversed(ACCESSES) if access in called), None)

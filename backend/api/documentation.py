@@ -17,6 +17,7 @@ TAGS = [
     {"name": "orders", "description": "Orders of every origin, what happened to each, and cancelling one."},
     {"name": "trading state", "description": "What holds trading back, and the kill switch."},
     {"name": "market", "description": "Public market data and predictions, without login."},
+    {"name": "streams", "description": "Public market data as it changes, without login."},
     {"name": "admin", "description": "For administrators."},
     {"name": "health", "description": "Whether the gateway is up."},
 ]
@@ -27,15 +28,16 @@ _PROBLEMS = {
     404: "It does not exist, or is not yours.",
     409: "It contradicts what stands already; `code` says what.",
     422: "The request is malformed; `errors` points at each bad field.",
+    429: "As many as this address may have are open; `code` says what.",
     503: "A service behind the gateway did not answer in time.",
 }
 
 
-def documented(operation_id: str, *problems: int, status: int = 200) -> dict[str, Any]:
+def documented(
+    operation_id: str, *problems: int, status: int = 200, media_type: str = "application/json"
+) -> dict[str, Any]:
     """A route's keyword arguments: its id, status, examples and the problems it answers with (422 always)."""
-    responses: dict[int, dict[str, Any]] = {
-        status: {"content": {"application/json": {"example": ANSWERS[operation_id]}}}
-    }
+    responses: dict[int, dict[str, Any]] = {status: {"content": {media_type: {"example": ANSWERS[operation_id]}}}}
     for code in sorted({*problems, 422}):
         responses[code] = {"model": Problem, "description": _PROBLEMS[code]}
     extra: dict[str, Any] = {}
@@ -68,7 +70,7 @@ def install(app: FastAPI, environment: Environment) -> None:
 def _name_problems(responses: dict[str, Any]) -> None:
     for status, response in responses.items():
         if int(status) >= 400:
-            response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+            response["content"] = {MEDIA_TYPE: next(iter(response["content"].values()))}
 
 
 def description(environment: Environment) -> str:

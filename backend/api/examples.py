@@ -299,6 +299,12 @@ REQUESTS: dict[str, Json] = {
 }
 """Request bodies by operation id."""
 
+_QUOTES: Json = _ENVIRONMENT | {
+    "as_of": "2026-03-02T10:15:00+05:30",
+    "quotes": {"RELIANCE": _QUOTE},
+    "missing": {},
+}
+
 ANSWERS: dict[str, Json] = {
     "register": _USER,
     "login": {"access_token": "eyJhbGciOi…", "token_type": "bearer", "expires_in_s": 3600},
@@ -323,7 +329,8 @@ ANSWERS: dict[str, Json] = {
     "list_auto_trading_decisions": _DECISIONS,
     "get_auto_trading_market_status": _MARKET_STATUS,
     "get_market_status": _MARKET_STATUS,
-    "get_quotes": _ENVIRONMENT | {"as_of": "2026-03-02T10:15:00+05:30", "quotes": {"RELIANCE": _QUOTE}, "missing": {}},
+    "get_quotes": _QUOTES,
+    "stream_quotes": _QUOTES,
     "get_predictions": _ENVIRONMENT
     | {
         "as_of": "2026-03-02T10:15:00+05:30",

@@ -8,6 +8,7 @@ from backend.db import Sessions
 from backend.security import Security
 from backend.services.context import Trading
 from backend.services.quote_board import QuoteBoard
+from backend.services.streams import Streams
 from contracts.common import Environment
 
 
@@ -23,6 +24,7 @@ class ApiState:
     trading: Trading
     security: Security
     quote_board: QuoteBoard
+    streams: Streams
     paper_deposit_rupees: Decimal
     cors_origins: tuple[str, ...]
     environment: Environment

@@ -31,6 +31,7 @@ from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
 from backend.services.ml_service_client import MlServiceClient
 from backend.services.quote_board import SYMBOLS_DEFAULT, QuoteBoard
+from backend.services.streams import create_streams
 from contracts.common import Environment
 from sauda.embedded import EmbeddedPostgres
 from tests.conftest import TEMPLATE
@@ -156,11 +157,13 @@ async def gateway_over(database_url: str) -> AsyncIterator[Gateway]:
         async with httpx.AsyncClient(transport=AiohttpTransport()) as http:
             trading = make_trading(http, url, sessions, market)
             trading.calendar.know(await trading.market_data.load_instruments())
+            board = QuoteBoard(trading.market_data, Environment.SIMULATED)
             state = ApiState(
                 sessions=sessions,
                 trading=trading,
                 security=Security(KEY, 60, clock, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)),
-                quote_board=QuoteBoard(trading.market_data, Environment.SIMULATED),
+                quote_board=board,
+                streams=create_streams(board, trading.market_data, trading.calendar, Environment.SIMULATED),
                 paper_deposit_rupees=DEPOSIT,
                 cors_origins=("https://app.example.com",),
                 environment=Environment.SIMULATED,

@@ -23,6 +23,7 @@ ACCESS = {
         "get_predictions",
         "get_market_status",
         "list_actions",
+        "stream_quotes",
         "get_universe",
         "list_quality_findings",
         "get_health",
@@ -115,7 +116,7 @@ async def test_the_openapi_document(gateway: Gateway) -> None:
         assert operation["tags"]
         assert operation["description"]
         good = next(r for status, r in operation["responses"].items() if status.startswith("2"))
-        assert "example" in good["content"]["application/json"]
+        assert all("example" in content for content in good["content"].values())
         for status, response in operation["responses"].items():
             if status >= "400":
                 schema = response["content"]["application/problem+json"]["schema"]

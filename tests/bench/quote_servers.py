@@ -20,9 +20,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.api.app import create_api
 from backend.api.state import ApiState
+from backend.domain.calendar import standard_calendar
 from backend.security import Security
+from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
 from backend.services.quote_board import QuoteBoard
+from backend.services.streams import create_streams
 from contracts.common import Environment
 
 NOW = datetime(2024, 3, 20, 4, 30, tzinfo=UTC)
@@ -33,7 +36,8 @@ STOP_S_MAX = 10
 def gateway(market_url: str) -> ASGIApp:
     """The gateway's whole application, its board kept fresh from a market over HTTP; it has no database."""
     http = httpx.AsyncClient(transport=AiohttpTransport())
-    board = QuoteBoard(MarketDataClient(http, market_url, 5), Environment.SIMULATED)
+    market_data = MarketDataClient(http, market_url, 5)
+    board = QuoteBoard(market_data, Environment.SIMULATED)
     absent = cast("Any", SimpleNamespace())
 
     @asynccontextmanager
@@ -48,6 +52,7 @@ def gateway(market_url: str) -> ASGIApp:
         trading=absent,
         security=Security("a key of the benchmark's own, used by nobody", 60, lambda: NOW),
         quote_board=board,
+        streams=create_streams(board, market_data, MarketCalendar(standard_calendar()), Environment.SIMULATED),
         paper_deposit_rupees=Decimal(0),
         cors_origins=(),
         environment=Environment.SIMULATED,

@@ -26,6 +26,7 @@ from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
 from backend.services.ml_service_client import MlServiceClient
 from backend.services.quote_board import QuoteBoard
+from backend.services.streams import create_streams
 from contracts.common import Environment
 from tests.crash.children import Child, Say
 from tests.crash.world import rules_with
@@ -90,11 +91,13 @@ def gateway(wires: Wires, say: Say) -> None:
 
     async def serve() -> None:
         async with wired(wires, "gateway", TIMEOUT_S) as trading:
+            board = QuoteBoard(trading.market_data, Environment.SIMULATED)
             state = ApiState(
                 sessions=trading.sessions,
                 trading=trading,
                 security=security(),
-                quote_board=QuoteBoard(trading.market_data, Environment.SIMULATED),
+                quote_board=board,
+                streams=create_streams(board, trading.market_data, trading.calendar, Environment.SIMULATED),
                 paper_deposit_rupees=FIRST_CASH,
                 cors_origins=(),
                 environment=Environment.SIMULATED,
