@@ -1,6 +1,6 @@
 """`sauda data`: brings bars into the store and says what is in it; works on the files, no service need run."""
 
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -87,10 +87,18 @@ def findings_lines(result: Ingested) -> list[str]:
 
 
 def _import_one(
-    stores: Stores, sessions: Sessions, path: Path, kind: str | None, interval: Interval | None, skip: bool
+    stores: Stores,
+    sessions: Sessions,
+    path: Path,
+    kind: str | None,
+    interval: Interval | None,
+    day: date | None,
+    skip: bool,
 ) -> tuple[bool, list[str]]:
     try:
-        result = import_file(stores, sessions, path, now_s=now_s(), kind=kind, interval=interval, skip_bad_rows=skip)
+        result = import_file(
+            stores, sessions, path, now_s=now_s(), kind=kind, interval=interval, said_on=day, skip_bad_rows=skip
+        )
     except (DataServiceError, OSError) as error:
         return False, [f"{path.name}: nothing imported: {error}"]
     return result.imported, _summary(path.name, result)
@@ -99,7 +107,8 @@ def _import_one(
 @app.command("import")
 def import_command(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="CSV, Parquet, or bhavcopies (plain, .gz or .zip).")
+        list[Path] | None,
+        typer.Argument(help="Bars, bhavcopies, corporate actions or instruments: CSV or Parquet, plain, .gz or .zip."),
     ] = None,
     factors: Annotated[
         list[Path] | None, typer.Option("--factors", help="Splits and bonuses: symbol, exDate, factor.")
@@ -108,6 +117,9 @@ def import_command(
         str | None, typer.Option(callback=_kind, help=f"Layout, else seen from the content: {', '.join(KINDS)}.")
     ] = None,
     interval: Annotated[Interval | None, typer.Option(help="Bar length, else seen from the content.")] = None,
+    day: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Day of a list of instruments; today where left out.")
+    ] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Import the good rows of a bad file.")] = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -123,7 +135,9 @@ def import_command(
         task = progress.add_task("Importing", total=len(work))
         for path, layout in work:
             progress.update(task, description=escape(path.name))
-            done, lines = _import_one(stores, sessions, path, layout, interval, skip_bad_rows)
+            done, lines = _import_one(
+                stores, sessions, path, layout, interval, day.date() if day else None, skip_bad_rows
+            )
             failed = failed or not done
             progress.console.print("\n".join(lines), markup=False, soft_wrap=True)
             progress.advance(task)

@@ -9,6 +9,7 @@ import polars as pl
 from contracts.market import Interval
 from data_service.actions import parse_feed, unreadable_rows
 from data_service.bars import INTERVAL_S
+from data_service.imports.facts import INSTRUMENTS, RENAMES, is_instrument_list, read_instruments, read_renames
 from data_service.imports.formats import (
     ACTIONS,
     PRICES,
@@ -22,7 +23,7 @@ from data_service.imports.formats import (
 from data_service.imports.source import LINE, BadRow, ImportRefusedError, Table, read_table
 from data_service.sessions import EPOCH, IST_OFFSET_S, OPEN_USUAL_S, Sessions, ist_midnight_s
 from data_service.store.facts import FACTOR_SCHEMA, factor_actions
-from data_service.store.schemas import BAR_KEY, BAR_SCHEMA, INSTRUMENT_SCHEMA
+from data_service.store.schemas import ACTION_SCHEMA, BAR_KEY, BAR_SCHEMA, INSTRUMENT_SCHEMA
 
 SYMBOL_PATTERN = r"^[A-Z0-9][A-Z0-9&\-]{0,19}$"
 PRICE_PAISE_MAX = 10**10
@@ -46,10 +47,24 @@ class Checked:
 
 
 def read_checked(
-    path: Path, sessions: Sessions, *, kind: str | None = None, interval: Interval | None = None
+    path: Path,
+    sessions: Sessions,
+    *,
+    said_on: date | None = None,
+    kind: str | None = None,
+    interval: Interval | None = None,
 ) -> Checked:
-    """Read and check one file; `kind` and `interval` override what its content suggests. Raises ImportRefusedError."""
+    """Read and check one file; `kind` and `interval` override what its content suggests, `said_on` is the day of a list
+    of instruments. Raises ImportRefusedError."""
+    if kind == RENAMES:
+        return Checked(RENAMES, None, read_renames(path), [], [])
     table = read_table(path)
+    if is_instrument_list(table.frame.columns[1:], kind):
+        if said_on is None:
+            raise ImportRefusedError("of which day is this list of instruments?")
+        instruments, bad = read_instruments(table, said_on)
+        nothing = pl.DataFrame(schema=ACTION_SCHEMA)
+        return Checked(INSTRUMENTS, None, nothing, sorted(table.bad + bad, key=lambda row: row.line), [], instruments)
     if is_action_feed(table.frame.columns[1:], kind):
         return _checked_feed(table)
     layout = layout_of(table.frame.columns[1:], kind)

@@ -66,7 +66,7 @@ LAYOUTS = (
 """In the order they are tried. `udiff`: NSE's bhavcopy since July 2024; `nse_old`: before; `nse_full`: with deliveries;
 `bse_old`: one day of BSE, the day in the file's name (EQddmmyy), symbols are scrip codes; `paise`: integer paise."""
 
-KINDS = (*dict.fromkeys(layout.kind for layout in LAYOUTS), FACTORS, ACTIONS)
+KINDS = (*dict.fromkeys(layout.kind for layout in LAYOUTS), FACTORS, ACTIONS, "instruments", "renames")
 
 DATE_FORMATS = ("%Y-%m-%d", "%d-%b-%Y", "%d-%m-%Y", "%d/%m/%Y", "%Y%m%d")
 INSTANT_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M")

@@ -1,6 +1,7 @@
 """Imports one file into the store: all of it, or, on request, its good rows."""
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from contracts.market import Interval
@@ -8,7 +9,7 @@ from data_service.imports.checked import read_checked
 from data_service.imports.source import BadRow
 from data_service.ingest import Gate, Ingested
 from data_service.instruments import load_reference
-from data_service.sessions import Sessions
+from data_service.sessions import Sessions, ist_instant
 from data_service.store.stores import Stores
 
 
@@ -32,6 +33,7 @@ def import_file(
     now_s: int,
     kind: str | None = None,
     interval: Interval | None = None,
+    said_on: date | None = None,
     skip_bad_rows: bool = False,
 ) -> Imported:
     """Read, check and store one file; with any bad row nothing is stored unless `skip_bad_rows`.
@@ -41,11 +43,12 @@ def import_file(
 
     Raises ImportRefusedError (unreadable or unknown file), StoreError (damaged store), OSError.
     """
-    checked = read_checked(path, sessions, kind=kind, interval=interval)
+    checked = read_checked(path, sessions, said_on=said_on or ist_instant(now_s).date(), kind=kind, interval=interval)
     if checked.bad and not skip_bad_rows:
         return Imported(checked.kind, checked.interval, False, Ingested(), checked.bad, checked.notes)
     if checked.interval is None:
-        result = Ingested(stores.facts.upsert_actions(checked.rows))
+        actions = stores.facts.upsert_actions(checked.rows)
+        result = Ingested(actions + stores.facts.upsert_instruments(checked.instruments))
     else:
         result = Gate(stores, sessions, load_reference()).ingest(checked.interval, checked.rows, now_s)
         stores.facts.upsert_instruments(checked.instruments)

@@ -94,9 +94,17 @@ class Facts:
         return self._upsert("actions", rows, ACTION_SCHEMA, ACTION_KEY)
 
     def upsert_instruments(self, rows: pl.DataFrame) -> Upserted:
-        """Add what a source said of instruments on a day (INSTRUMENT_SCHEMA), where it is news. Raises OSError too."""
-        said = [name for name in INSTRUMENT_SCHEMA if name != "known_on"]
-        before = self.instruments().join(rows.select("symbol", pl.col("known_on").alias("on")), on="symbol")
+        """Add what a source said of instruments on a day (INSTRUMENT_SCHEMA), where it is news. Raises OSError too.
+
+        A source's lists complete each other: what one leaves out stays as the others of that day told it.
+        """
+        known = self.instruments()
+        properties = [name for name in INSTRUMENT_SCHEMA if name not in INSTRUMENT_KEY]
+        beside = rows.join(known, on=INSTRUMENT_KEY, how="left", suffix="_told")
+        whole = beside.with_columns(pl.coalesce(name, f"{name}_told").alias(name) for name in properties)
+        rows = whole.select(list(INSTRUMENT_SCHEMA))
+        said = ["symbol", "source", *properties]
+        before = known.join(rows.select("symbol", pl.col("known_on").alias("on")), on="symbol")
         newest = before.filter(pl.col("known_on") < pl.col("on")).sort("known_on").group_by("symbol", "source").last()
         news = rows.join(newest, on=said, how="anti", nulls_equal=True)
         counts = self._upsert("instruments", news, INSTRUMENT_SCHEMA, INSTRUMENT_KEY)
