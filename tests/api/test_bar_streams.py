@@ -9,6 +9,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
 import websockets.asyncio.client as ws
 from pydantic import TypeAdapter
@@ -17,20 +18,19 @@ from websockets.exceptions import ConnectionClosed
 from backend.api.schemas.stream import StreamMessage
 from backend.domain.calendar import IST
 from backend.services.bar_channel import BARS_KEPT_MAX, BarChannel, Cursor
-from backend.services.bar_stream import Due
+from backend.services.bar_stream import Due, bars_of
 from backend.services.forming_bar import MINUTE, Bar
 from backend.services.market_data_client import MarketDataClient
 from backend.services.stream_slots import StreamLimits
 from contracts.common import Environment
 from contracts.market import BarsRequest, Interval
-from tests.support.market_server import serving
 from tests.support.stream_world import (
     BAR_PACE,
     WAIT_S_MAX,
     DataService,
     World,
-    data_service_app,
     gateway_before,
+    serving_data,
 )
 
 MESSAGE: TypeAdapter[Any] = TypeAdapter(StreamMessage)
@@ -39,9 +39,8 @@ WITHOUT_DERIVATIVES = "VTL"
 
 @pytest.fixture(scope="module")
 def data_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataService]:
-    switch, clock = data_service_app(tmp_path_factory.mktemp("simulated"))
-    with serving(switch) as url:
-        yield DataService(url, clock, switch)
+    with serving_data(tmp_path_factory.mktemp("simulated")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -100,15 +99,13 @@ async def streaming(world: World, query: str = "symbol=TCS&interval=5m") -> Asyn
 
 async def truth(world: World, symbol: str, interval: Interval) -> list[Bar]:
     """The finished bars of 2026-08-04 as data_service has them now."""
-    async with world.client.__class__() as http:
+    async with httpx.AsyncClient() as http:
         client = MarketDataClient(http, world.data.url, 5)
         now, day = (await client.clock()).now, date(2026, 8, 4)
         reply = await client.bars(
             BarsRequest(symbols=[symbol], interval=interval, from_=day, through=day, as_of=now, adjusted=False)
         )
-    columns = reply.series[symbol]
-    rows = zip(columns.start, columns.open, columns.high, columns.low, columns.close, columns.volume, strict=True)
-    return [Bar(*row) for row in rows]
+    return bars_of(reply.series[symbol])
 
 
 def bar_in(message: dict[str, Any]) -> Bar:
@@ -116,8 +113,8 @@ def bar_in(message: dict[str, Any]) -> Bar:
 
 
 def read(row: dict[str, Any]) -> Bar:
-    prices = (Decimal(row[name]) for name in ("open", "high", "low", "close"))
-    return Bar(datetime.fromisoformat(row["start"]), *prices, row["volume"])
+    opened, high, low, close = (Decimal(row[name]) for name in ("open", "high", "low", "close"))
+    return Bar(datetime.fromisoformat(row["start"]), opened, high, low, close, row["volume"])
 
 
 async def test_the_sessions_bars_then_the_forming_one_then_each_as_it_finishes(world: World) -> None:

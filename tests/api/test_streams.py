@@ -16,23 +16,21 @@ from backend.services.quote_stream import Event
 from backend.services.stream_slots import StreamLimits, StreamsExhaustedError
 from contracts.market import Interval
 from tests.api.test_problems import problem_of
-from tests.support.market_server import serving
 from tests.support.stream_world import (
     QUOTE_PACE,
     WAIT_S_MAX,
     DataService,
     World,
-    data_service_app,
     gateway_before,
     listening,
+    serving_data,
 )
 
 
 @pytest.fixture(scope="module")
 def data_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataService]:
-    switch, clock = data_service_app(tmp_path_factory.mktemp("simulated"))
-    with serving(switch) as url:
-        yield DataService(url, clock, switch)
+    with serving_data(tmp_path_factory.mktemp("simulated")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -189,7 +187,7 @@ async def test_all_streams_end_at_once_when_the_gateway_stops(world: World) -> N
 
 
 async def test_a_client_that_does_not_read_cannot_keep_the_gateway_from_stopping(world: World) -> None:
-    with socket.create_connection(world.url.removeprefix("http://").split(":")) as stuck:
+    with socket.create_connection(("127.0.0.1", int(world.url.rpartition(":")[2]))) as stuck:
         stuck.sendall(b"GET /v1/stream/quotes HTTP/1.1\r\nHost: gateway\r\n\r\n")
         async with listening(world) as events:
             await events.next()

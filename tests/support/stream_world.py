@@ -5,8 +5,8 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -36,6 +36,7 @@ from contracts.common import Environment
 from data_service.config import Settings
 from data_service.main import create_app
 from data_service.sessions import Sessions, load_sessions
+from tests.support.market_server import serving
 
 FIRST, LAST = date(2026, 8, 3), date(2026, 8, 7)
 """A week of sessions with the closing auction."""
@@ -88,12 +89,15 @@ class DataService:
     switch: Switch
 
 
-def data_service_app(folder: Path) -> tuple[Switch, MovedClock]:
-    """The simulated market of one week, on a clock that the test moves."""
+@contextmanager
+def serving_data(folder: Path) -> Iterator[DataService]:
+    """A data_service with the simulated market of one week, on a clock that the test moves."""
     sessions = Sessions(s for s in load_sessions().all if FIRST <= s.day <= LAST)
     clock = MovedClock(sessions)
     settings = Settings(environment=Environment.SIMULATED, data_dir=folder, sim_start=FIRST, sim_speed=1.0)
-    return Switch(create_app(settings, monotonic=clock, sessions=sessions)), clock
+    switch = Switch(create_app(settings, monotonic=clock, sessions=sessions))
+    with serving(cast("FastAPI", switch)) as url:
+        yield DataService(url, clock, switch)
 
 
 @dataclass
