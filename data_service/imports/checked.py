@@ -20,12 +20,11 @@ from data_service.imports.formats import (
     layout_of,
     of_bse,
 )
-from data_service.imports.source import LINE, BadRow, ImportRefusedError, Table, read_table
+from data_service.imports.source import LINE, SYMBOL_PATTERN, BadRow, ImportRefusedError, Table, read_table
 from data_service.sessions import EPOCH, IST_OFFSET_S, OPEN_USUAL_S, Sessions, ist_midnight_s
 from data_service.store.facts import FACTOR_SCHEMA, factor_actions
 from data_service.store.schemas import ACTION_SCHEMA, BAR_KEY, BAR_SCHEMA, INSTRUMENT_SCHEMA
 
-SYMBOL_PATTERN = r"^[A-Z0-9][A-Z0-9&\-]{0,19}$"
 PRICE_PAISE_MAX = 10**10
 VOLUME_MAX = 10**13
 YEAR_MIN, YEAR_MAX = 1990, 2100

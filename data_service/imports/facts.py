@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from data_service.actions import FeedError, parse_symbol_changes
-from data_service.imports.source import LINE, BadRow, ImportRefusedError, Table
+from data_service.imports.source import LINE, SYMBOL_PATTERN, BadRow, ImportRefusedError, Table
 from data_service.store.schemas import INSTRUMENT_SCHEMA
 
 INSTRUMENTS, RENAMES = "instruments", "renames"
@@ -37,7 +37,6 @@ TELLING = {
 """Columns that only a list of instruments has."""
 
 YES, NO = ("y", "yes", "true", "1"), ("n", "no", "false", "0")
-SYMBOL_PATTERN = r"^[A-Z0-9][A-Z0-9&\-]{0,19}$"
 SERIES_SUFFIX = r"-(EQ|BE|BZ)$"
 
 

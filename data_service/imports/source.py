@@ -13,6 +13,7 @@ import polars as pl
 from data_service.errors import DataServiceError
 
 LINE = "line"
+SYMBOL_PATTERN = r"^[A-Z0-9][A-Z0-9&\-]{0,19}$"
 CONTENT_BYTES_MAX = 1 << 30
 
 
