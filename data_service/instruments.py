@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from contracts.market import Instrument
+from data_service.bars import Ints
 from data_service.quotes import rupees
 from data_service.ticks import BAND_DYNAMIC_PCT, tick_paise
 
@@ -40,14 +42,33 @@ class InstrumentMaster:
 
     @cached_property
     def _by_symbol(self) -> dict[str, list[dict[str, Any]]]:
-        ordered = self.rows.sort("symbol", "known_on")
+        ordered = self.rows.sort("symbol", "known_on", maintain_order=True)
         return {str(key[0]): part.to_dicts() for key, part in ordered.partition_by("symbol", as_dict=True).items()}
 
     @cached_property
     def derivatives(self) -> frozenset[str]:
-        """Shares that any source, at any time, called one with derivatives: these take part in the closing auction."""
+        """Shares that any source, at any time, called one with derivatives. Not for answers as of a day."""
         said = self.rows.filter(pl.col("has_derivatives"))["symbol"].unique()
         return frozenset({*self.reference, *said.to_list()})
+
+    @cached_property
+    def derivatives_said(self) -> dict[str, tuple[Ints, NDArray[np.bool_]]]:
+        """Per symbol the days (since 1970-01-01) on which a source said whether it has derivatives, and what."""
+        said = self.rows.filter(pl.col("has_derivatives").is_not_null()).sort("symbol", "known_on", maintain_order=True)
+        parts = said.partition_by("symbol", as_dict=True)
+        return {
+            str(key[0]): (part["known_on"].to_physical().cast(pl.Int64).to_numpy(), part["has_derivatives"].to_numpy())
+            for key, part in parts.items()
+        }
+
+    def with_derivatives(self, symbol: str, days: Ints) -> NDArray[np.bool_]:
+        """Whether the share had derivatives on each day, by what was said by then: such take part in the closing
+        auction. What is learnt later changes no earlier day."""
+        usual = symbol in self.reference
+        if symbol not in self.derivatives_said:
+            return np.full(len(days), usual)
+        on, said = self.derivatives_said[symbol]
+        return np.append(said, usual)[np.searchsorted(on, days, side="right") - 1]
 
     def known(self, symbol: str, day: date) -> dict[str, Any]:
         """Each property that was said by `day`, the newest word on it."""

@@ -23,7 +23,7 @@ def downsample(stores: Stores, sessions: Sessions, master: InstrumentMaster, tod
     """
     first_kept = today - timedelta(days=days_kept)
     limit_s, total = ist_midnight_s(first_kept), Upserted()
-    decoder = Decoder(sessions, master.derivatives)
+    decoder = Decoder(sessions, master)
     for interval, year in sorted(stores.bars.stamps()):
         if interval is not Interval.MIN_1 or year > first_kept.year:
             continue
@@ -33,7 +33,7 @@ def downsample(stores: Stores, sessions: Sessions, master: InstrumentMaster, tod
         for symbol in decoded.spans:
             bars = decoded.of(symbol)
             assert bars is not None  # noqa: S101 - of its own spans
-            made = resampled(bars, Interval.MIN_5, sessions, symbol in master.derivatives)
+            made = resampled(bars, Interval.MIN_5, sessions, master.with_derivatives(symbol, bars.day))
             columns = {name: getattr(made, name) for name in ("start", *PRICE_FIELDS, "volume")}
             sources = [SOURCES[code] for code in made.source.tolist()]
             frames.append(

@@ -1,32 +1,30 @@
 """Serves imported bars: the market as it was, with quotes made of the finest bars there are."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import polars as pl
 
-from contracts.market import CorporateAction, Instrument, Interval, Quote
+from contracts.market import ActionKind, CorporateAction, Instrument, Interval, Quote
 from data_service.actions import NameSpan, company_names, names_of
 from data_service.adjust import NO_FACTORS, Factors, factors_of, multipliers
-from data_service.bars import Bars, day_number, joined, without_days
+from data_service.bars import INTERVAL_S, Bars, Ints, day_number, joined, without_days
 from data_service.encode import wire_actions
 from data_service.instruments import InstrumentMaster
 from data_service.quotes import SessionSoFar, build_quote
-from data_service.resample import daily_of, filled_up, finer_than, resampled
-from data_service.sessions import EPOCH, Sessions, ist_instant
+from data_service.resample import complete_by, daily_of, filled_up, finer_than, resampled
+from data_service.sessions import DAY_S, EPOCH, IST_OFFSET_S, Sessions, ist_instant
 from data_service.store.frames import Decoder, StoreSnapshot
+from data_service.store.schemas import INSTRUMENT_SCHEMA
 from data_service.store.stores import Stores
 from data_service.ticks import bands_paise
 from data_service.views import Missing
 
 NOTHING_ENDED = Missing("no bar of it that had ended is stored: import more with `sauda data import FILE`")
 """One reason for all, because whether a symbol appears later must not show."""
-
-FINEST_FIRST = (Interval.MIN_1, Interval.MIN_5, Interval.DAY_1)
-"""What quotes are made of."""
 
 FACTORS_CACHED_MAX = 4096
 REFERENCE_KEPT_S = 600
@@ -41,14 +39,14 @@ class _Latest:
     previous: tuple[int, int] | None
 
 
-def _latest(snapshot: StoreSnapshot, symbol: str, interval: Interval, as_of_s: int) -> _Latest | None:
-    parts = snapshot.ended(symbol, interval, as_of_s)
-    newest = next(parts, None)
+def _latest(newest_first: Iterator[Bars]) -> _Latest | None:
+    """Of one share's ended bars of one interval, in parts without an empty one."""
+    newest = next(newest_first, None)
     if newest is None:
         return None
     day = int(newest.day[-1])
     first = int(np.searchsorted(newest.day, day, side="left"))
-    before = newest.part(0, first) if first else next(parts, None)
+    before = newest.part(0, first) if first else next(newest_first, None)
     previous = (int(before.day[-1]), int(before.close[-1])) if before else None
     return _Latest(day, newest.part(first, len(newest)), previous)
 
@@ -76,13 +74,25 @@ class RecordedView:
         self._names = lru_cache(FACTORS_CACHED_MAX)(self._names_of)
         self._factors = lru_cache(FACTORS_CACHED_MAX)(self._factors_of)
         self._references = lru_cache(FACTORS_CACHED_MAX)(self._reference_of)
+        self._could_be_known = lru_cache(len(Interval))(self._could_be_known_of)
+
+    @cached_property
+    def _renamed(self) -> frozenset[str]:
+        renames = self._snapshot.renames
+        return frozenset({*renames["symbol"], *renames["new_symbol"].drop_nulls()})
 
     def _names_of(self, symbol: str, as_of: date) -> tuple[NameSpan, ...]:
+        if symbol not in self._renamed:
+            return (NameSpan(symbol, date.min, date.max),)
         return tuple(names_of(symbol, self._snapshot.renames, as_of))
 
     def _factors_of(self, symbol: str, as_of: date) -> Factors:
-        names = {span.name for span in company_names(symbol, self._snapshot.renames, as_of)}
-        found = [actions for name in names if (actions := self._snapshot.actions_by_symbol.get(name)) is not None]
+        names = {symbol}
+        if symbol in self._renamed:
+            names = {span.name for span in company_names(symbol, self._snapshot.renames, as_of)}
+        found = [
+            actions for name in sorted(names) if (actions := self._snapshot.actions_by_symbol.get(name)) is not None
+        ]
         return factors_of(pl.concat(found), as_of) if found else NO_FACTORS
 
     def bars(self, symbol: str, interval: Interval, from_: date, through: date, as_of_s: int) -> Bars | Missing:
@@ -102,37 +112,97 @@ class RecordedView:
         for finer in finer_than(interval):
             if finer not in held:
                 continue
-            extra = self._stored(name, finer, from_, through, as_of_s)
+            # Finer bars are many: years in which nothing lacks are not even read.
+            span = self._lacking(bars, interval, from_, through, as_of_s)
+            if span is None:
+                break
+            extra = self._stored(name, finer, *span, as_of_s)
             if extra is not None and bars is not None:
                 extra = without_days(extra, bars.day)
             if extra is not None and len(extra):
-                has_derivatives = name in self._master.derivatives
+                has_derivatives = self._master.with_derivatives(name, extra.day)
                 if interval is Interval.DAY_1:
                     made = daily_of(extra, self._sessions, has_derivatives)
+                    made = made.part(0, made.ended_by(as_of_s))
                 else:
                     made = resampled(extra, interval, self._sessions, has_derivatives)
-                bars = filled_up(bars, made.part(0, made.ended_by(as_of_s)))
+                    made = complete_by(made, extra, as_of_s)
+                bars = filled_up(bars, made)
         return bars
+
+    def _lacking(
+        self, bars: Bars | None, interval: Interval, from_: date, through: date, as_of_s: int
+    ) -> tuple[date, date] | None:
+        """First and last of the days without a bar that could have one by `as_of_s`; None where there is no such day.
+
+        Days outside the calendar may be sessions, so they count as lacking.
+        """
+        days, known_s = self._could_be_known(interval)
+        low, high = day_number(from_), min(day_number(through), (as_of_s + IST_OFFSET_S) // DAY_S)
+        place = slice(np.searchsorted(days, low, side="left"), np.searchsorted(days, high, side="right"))
+        due = days[place][known_s[place] <= as_of_s]
+        lacking = due if bars is None else due[~np.isin(due, bars.day)]
+        outside = [day for day in (low, high) if not days[0] <= day <= days[-1] and low <= high]
+        found = [*lacking.tolist(), *outside]
+        return (EPOCH + timedelta(days=min(found)), EPOCH + timedelta(days=max(found))) if found else None
+
+    def _could_be_known_of(self, interval: Interval) -> tuple[Ints, Ints]:
+        """The calendar's days (since 1970-01-01), and when the first bar of each is known at the earliest."""
+        length_s, sessions = INTERVAL_S.get(interval), self._sessions.all
+        known = [of.official_close_s(False) if length_s is None else of.open_s + 60 for of in sessions]
+        return np.array([day_number(of.day) for of in sessions]), np.array(known)
 
     def _stored(self, name: str, interval: Interval, from_: date, through: date, as_of_s: int) -> Bars | None:
         stored = self._snapshot.between(name, interval, from_.year, through.year)
         return stored.between(from_, through, as_of_s) if stored else None
+
+    def _ended(self, symbol: str, interval: Interval, as_of_s: int) -> Iterator[Bars]:
+        """The share's ended bars under the names it had by `as_of_s`, newest first, none of them empty."""
+        for span in reversed(self._names(symbol, ist_instant(as_of_s).date())):
+            for bars in self._snapshot.ended(span.name, interval, as_of_s):
+                inside = bars.between(span.first, span.last, as_of_s)
+                if len(inside):
+                    yield inside
 
     def factors(self, symbol: str, as_of: date) -> Factors:
         """See MarketView."""
         return self._factors(symbol, as_of)
 
     def actions(self, from_: date, through: date, as_of: date) -> list[CorporateAction]:
-        """See MarketView."""
+        """See MarketView. Each under the name that its share had on `as_of`, whatever the source called it."""
         known = pl.col("ex_date").is_between(from_, through) & (pl.col("known_on") <= as_of)
-        return wire_actions(self._snapshot.actions.filter(known))
+        found = self._snapshot.actions.filter(known)
+        names = [
+            symbol if kind == ActionKind.RENAME else self._name_on(symbol, ex_date, as_of)
+            for symbol, ex_date, kind in found.select("symbol", "ex_date", "kind").iter_rows()
+        ]
+        return wire_actions(found.with_columns(symbol=pl.Series(names, dtype=pl.String)))
+
+    def _name_on(self, symbol: str, ex_date: date, as_of: date) -> str:
+        """The name on `as_of` of the share of which an action was told as `symbol`'s."""
+        if symbol not in self._renamed:
+            return symbol
+        renames = self._snapshot.renames.with_columns(ex_date=pl.max_horizontal("ex_date", "known_on"))
+        spans = company_names(symbol, renames, ex_date)
+        return next((span.name for span in spans if span.first <= as_of <= span.last), symbol)
 
     def quote(self, symbol: str, as_of_s: int) -> Quote | Missing:
-        """See MarketView. Its `as_of` is the end of the last bar: nothing is known of the time after it."""
-        found = [latest for interval in FINEST_FIRST if (latest := _latest(self._snapshot, symbol, interval, as_of_s))]
+        """See MarketView. Its `as_of` is the end of the last bar: nothing is known of the time after it.
+
+        Of the last session it is made of the intraday bars that reach furthest, of these the ones that begin first and
+        are finest.
+        """
+        found = [
+            (interval, latest)
+            for interval in Interval
+            if (latest := _latest(self._ended(symbol, interval, as_of_s))) is not None
+        ]
         if not found:
             return NOTHING_ENDED
-        chosen = max(found, key=lambda latest: latest.day)
+        _, chosen = max(
+            found,
+            key=lambda of: (of[1].day, of[0] is not Interval.DAY_1, int(of[1].bars.end[-1]), -int(of[1].bars.start[0])),
+        )
         previous = self._previous_close(symbol, chosen.day, as_of_s)
         if previous is None:
             return Missing("no close of an earlier session is stored")
@@ -155,7 +225,7 @@ class RecordedView:
         return self._references(symbol, day, as_of_s // REFERENCE_KEPT_S)
 
     def _reference_of(self, symbol: str, day: date, period: int) -> Reference:
-        previous = self._previous_close(symbol, day_number(day), (period + 1) * REFERENCE_KEPT_S)
+        previous = self._previous_close(symbol, day_number(day), (period + 1) * REFERENCE_KEPT_S - 1)
         listed = self._master.at(symbol, previous or 1, day)
         tick = int(listed.tick_size_rupees * 100)
         return Reference(previous, tick, self._master.band_pct(symbol, day), listed.has_derivatives)
@@ -163,8 +233,8 @@ class RecordedView:
     def _previous_close(self, symbol: str, day: int, as_of_s: int) -> int | None:
         """The last close before `day` in paise on `day`'s scale; a daily (official) close before an intraday one."""
         closes: list[tuple[int, int]] = []
-        for interval in reversed(FINEST_FIRST):
-            latest = _latest(self._snapshot, symbol, interval, as_of_s)
+        for interval in reversed(Interval):
+            latest = _latest(self._ended(symbol, interval, as_of_s))
             if latest and latest.day < day:
                 closes.append((latest.day, int(latest.bars.close[-1])))
             elif latest and latest.previous:
@@ -177,14 +247,17 @@ class RecordedView:
         return max(round(close * float(scale[0])), 1)
 
     def instruments(self, as_of_s: int) -> list[Instrument]:
-        """See MarketView. A share is known from its first ended bar on, until its symbol is given up."""
+        """See MarketView. A share is known from its first ended bar on, under any name, until a symbol is given up."""
         day = ist_instant(as_of_s).date()
-        names = [symbol for symbol in self._snapshot.symbols if self._names(symbol, day)[-1].last >= day]
+        names = [symbol for symbol in sorted({*self._snapshot.symbols, *self._renamed}) if self._in_use(symbol, day)]
         listed = ((symbol, self._last_close(symbol, as_of_s)) for symbol in names)
         return [self._master.at(symbol, close, day) for symbol, close in listed if close]
 
+    def _in_use(self, symbol: str, day: date) -> bool:
+        return self._names(symbol, day)[-1].last >= day
+
     def _last_close(self, symbol: str, as_of_s: int) -> int | None:
-        ended = (next(self._snapshot.ended(symbol, interval, as_of_s), None) for interval in Interval)
+        ended = (next(self._ended(symbol, interval, as_of_s), None) for interval in Interval)
         newest = max((bars for bars in ended if bars), key=lambda bars: int(bars.end[-1]), default=None)
         return int(newest.close[-1]) if newest else None
 
@@ -205,7 +278,7 @@ class RecordedMarket:
 
     def __init__(self, stores: Stores, sessions: Sessions, reference: Mapping[str, str]) -> None:
         self._stores, self._sessions, self._reference = stores, sessions, reference
-        self._decoder = Decoder(sessions, frozenset(reference))
+        self._decoder = Decoder(sessions, InstrumentMaster(pl.DataFrame(schema=INSTRUMENT_SCHEMA), reference))
         self._current: tuple[Hashable, RecordedView] | None = None
 
     def view(self) -> RecordedView:
@@ -215,7 +288,7 @@ class RecordedMarket:
         current = self._current
         if current is None or current[0] != key:
             master = InstrumentMaster(facts.instruments(), self._reference)
-            self._decoder = self._decoder.for_derivatives(master.derivatives)
+            self._decoder = self._decoder.for_master(master)
             snapshot = StoreSnapshot(self._stores, self._decoder, stamps)
             current = self._current = key, RecordedView(snapshot, master, self._sessions)
         return current[1]

@@ -25,6 +25,9 @@ from data_service.store.schemas import (
 FINDINGS_MAX = 200_000
 """The oldest findings beyond these are dropped: the file is rewritten whole."""
 
+REPEATED_AFTER_DAYS = 15
+"""Half of data_service.instruments.TICK_VALID_DAYS: what a source says every day is never thought old."""
+
 LEGACY_FACTORS = "factors"
 TABLES_READ = ("actions.parquet", "instruments.parquet", f"{LEGACY_FACTORS}.parquet")
 
@@ -96,17 +99,18 @@ class Facts:
     def upsert_instruments(self, rows: pl.DataFrame) -> Upserted:
         """Add what a source said of instruments on a day (INSTRUMENT_SCHEMA), where it is news. Raises OSError too.
 
-        A source's lists complete each other: what one leaves out stays as the others of that day told it.
+        The same word as the one before it is news again after REPEATED_AFTER_DAYS: some of them are relied on only
+        while they are repeated.
         """
-        known = self.instruments()
-        properties = [name for name in INSTRUMENT_SCHEMA if name not in INSTRUMENT_KEY]
-        beside = rows.join(known, on=INSTRUMENT_KEY, how="left", suffix="_told")
-        whole = beside.with_columns(pl.coalesce(name, f"{name}_told").alias(name) for name in properties)
-        rows = whole.select(list(INSTRUMENT_SCHEMA))
-        said = ["symbol", "source", *properties]
-        before = known.join(rows.select("symbol", pl.col("known_on").alias("on")), on="symbol")
-        newest = before.filter(pl.col("known_on") < pl.col("on")).sort("known_on").group_by("symbol", "source").last()
-        news = rows.join(newest, on=said, how="anti", nulls_equal=True)
+        said = [name for name in INSTRUMENT_SCHEMA if name not in ("known_on", "symbol", "source")]
+        of = ["symbol", "source"]
+        given = rows.select(list(INSTRUMENT_SCHEMA)).unique(INSTRUMENT_KEY, keep="last", maintain_order=True)
+        known = self.instruments().join(given, on=INSTRUMENT_KEY, how="anti").with_columns(given=False)
+        told = pl.concat([known, given.with_columns(given=True)]).sort(*of, "known_on", maintain_order=True)
+        same = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1).over(of)) for name in said)
+        since = (pl.col("known_on") - pl.col("known_on").shift(1).over(of)).dt.total_days()
+        repeats = (same & (since < REPEATED_AFTER_DAYS)).fill_null(False)
+        news = told.filter(pl.col("given") & ~repeats).drop("given")
         counts = self._upsert("instruments", news, INSTRUMENT_SCHEMA, INSTRUMENT_KEY)
         return counts + Upserted(unchanged=len(rows) - len(news))
 
@@ -127,12 +131,27 @@ class Facts:
         return self._upsert("absences", rows, ABSENCE_SCHEMA, ABSENCE_KEY)
 
     def clear_findings(self, keys: pl.DataFrame) -> None:
-        """Remove the quarantine of bars that were meanwhile stored (columns symbol, interval, start, source)."""
-        known = self.findings()
-        kept = known.join(keys, on=["symbol", "interval", "start", "source"], how="anti", nulls_equal=True)
-        if len(kept) < len(known):
-            with exclusive(self.folder):
+        """Remove the quarantine of bars that were meanwhile stored (columns symbol, interval, start, source).
+
+        Flags stay. Raises OSError too.
+        """
+        on = ["symbol", "interval", "start", "source"]
+        if self._cleared(keys.select(on)) is None:
+            return
+        with exclusive(self.folder):
+            kept = self._cleared(keys.select(on))
+            if kept is not None:
                 staged(self._path("findings"), kept).replace(self._path("findings"))
+
+    def _cleared(self, keys: pl.DataFrame) -> pl.DataFrame | None:
+        """The findings that stay, None where all do."""
+        known = self.findings()
+        gone = known.filter("quarantined").join(keys, on=keys.columns, how="semi", nulls_equal=True)
+        if gone.is_empty():
+            return None
+        return known.filter(
+            ~(pl.col("quarantined") & pl.struct(keys.columns).is_in(gone.select(pl.struct(keys.columns)).to_series()))
+        )
 
     def _path(self, table: str) -> Path:
         return self.folder / f"{table}.parquet"

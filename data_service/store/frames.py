@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -12,6 +13,7 @@ import polars as pl
 
 from contracts.market import ActionKind, Interval
 from data_service.bars import INTERVAL_S, PRICE_FIELDS, SOURCE_CODES, Bars, Ints, joined
+from data_service.instruments import InstrumentMaster
 from data_service.resample import official_closes, session_spans
 from data_service.sessions import DAY_S, IST_OFFSET_S, Sessions
 from data_service.store.base import BarStore, Part
@@ -44,14 +46,15 @@ class YearBars:
 class Decoder:
     """Turns parts of a store into YearBars; unchanged parts are decoded once."""
 
-    def __init__(self, sessions: Sessions, derivatives: frozenset[str]) -> None:
-        self._sessions, self._derivatives = sessions, derivatives
+    def __init__(self, sessions: Sessions, master: InstrumentMaster) -> None:
+        self._sessions, self._master = sessions, master
         self._kept: OrderedDict[tuple[Part, Hashable], YearBars] = OrderedDict()
         self._lock = Lock()
 
-    def for_derivatives(self, derivatives: frozenset[str]) -> "Decoder":
+    def for_master(self, master: InstrumentMaster) -> "Decoder":
         """This decoder, or a new one where other shares have derivatives: their daily bars end at another time."""
-        return self if derivatives == self._derivatives else Decoder(self._sessions, derivatives)
+        same = _said(master).equals(_said(self._master)) and master.reference.keys() == self._master.reference.keys()
+        return self if same else Decoder(self._sessions, master)
 
     def year(self, store: BarStore, part: Part, stamp: Hashable) -> YearBars:
         """The decoded part; `stamp` is what the store said of it. Raises StoreError."""
@@ -72,8 +75,7 @@ class Decoder:
         spans = dict(zip(symbols, zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True), strict=True))
         start = frame["start"].to_numpy()
         day = (start + IST_OFFSET_S) // DAY_S
-        has_derivatives = frame["symbol"].is_in(list(self._derivatives)).to_numpy()
-        end = self._daily_ends(day, has_derivatives) if interval is Interval.DAY_1 else start + INTERVAL_S[interval]
+        end = self._daily_ends(day, spans) if interval is Interval.DAY_1 else start + INTERVAL_S[interval]
         if interval in CLIPPED:
             _, close = session_spans(day, self._sessions, has_derivatives=False)
             end = np.maximum(np.minimum(end, close), start + 1)
@@ -81,10 +83,15 @@ class Decoder:
         codes = frame["source"].replace_strict(SOURCE_CODES, default=SOURCE_CODES["file"], return_dtype=pl.Int64)
         return YearBars(Bars(day=day, start=start, end=end, source=codes.to_numpy(), **columns), spans)
 
-    def _daily_ends(self, day: Ints, has_derivatives: np.ndarray) -> Ints:
+    def _daily_ends(self, day: Ints, spans: Mapping[str, tuple[int, int]]) -> Ints:
         """A recorded daily bar is known when its official close is."""
-        with_derivatives, others = (official_closes(day, self._sessions, flag) for flag in (True, False))
-        return np.where(has_derivatives, with_derivatives, others)
+        flags = [self._master.with_derivatives(symbol, day[low:high]) for symbol, (low, high) in spans.items()]
+        return official_closes(day, self._sessions, np.concatenate([np.array([], dtype=bool), *flags]))
+
+
+def _said(master: InstrumentMaster) -> pl.DataFrame:
+    said = master.rows.filter(pl.col("has_derivatives").is_not_null())
+    return said.select("symbol", "known_on", "source", "has_derivatives").sort(pl.all())
 
 
 class StoreSnapshot:
@@ -96,8 +103,11 @@ class StoreSnapshot:
 
     def years(self, interval: Interval) -> Iterator[tuple[int, YearBars]]:
         """(year, bars) of one interval, newest first. Raises StoreError."""
+        return self._years(interval, date.min.year, date.max.year)
+
+    def _years(self, interval: Interval, first: int, last: int) -> Iterator[tuple[int, YearBars]]:
         for part, stamp in self._stamps.items():
-            if part[0] is interval:
+            if part[0] is interval and first <= part[1] <= last:
                 yield part[1], self._decoder.year(self._stores.bars, part, stamp)
 
     def intervals(self) -> set[Interval]:
@@ -106,7 +116,7 @@ class StoreSnapshot:
 
     def between(self, symbol: str, interval: Interval, first_year: int, last_year: int) -> Bars | None:
         """One symbol's bars of some years, oldest first."""
-        wanted = [bars.of(symbol) for year, bars in self.years(interval) if first_year <= year <= last_year]
+        wanted = [bars.of(symbol) for _, bars in self._years(interval, first_year, last_year)]
         found = [part for part in reversed(wanted) if part]
         return joined(found) if found else None
 
