@@ -70,11 +70,16 @@ def upgrade() -> None:
         sa.Column("source", sa.String(length=40), nullable=False),
         sa.Column("noted_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("done_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("confirmed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("contradicted_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_corporate_actions")),
         sa.UniqueConstraint("symbol", "ex_date", "kind", name=op.f("uq_corporate_actions_symbol_ex_date_kind")),
     )
     op.create_index(
-        "ix_corporate_actions_undone", "corporate_actions", ["id"], postgresql_where=sa.text("done_at IS NULL")
+        "ix_corporate_actions_waiting",
+        "corporate_actions",
+        ["id"],
+        postgresql_where=sa.text("done_at IS NULL OR confirmed_at IS NULL"),
     )
     op.create_table(
         "account_actions",

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -113,8 +113,9 @@ class Broker(Protocol):
 class KeepsBook(Protocol):
     """A broker whose book is Sauda's to keep; a real one hears of corporate actions itself."""
 
-    async def apply_action(self, action: CorporateAction, now: datetime) -> set[int]:
-        """Adjust every holding in the book for `action`, once per account; doing it again changes nothing.
+    async def apply_action(self, action: CorporateAction, now: datetime, waiting: Collection[int] = ()) -> set[int]:
+        """Adjust every holding in the book for `action`, once per account; doing it again changes nothing. Accounts
+        `waiting` for an earlier action of the share are left as they are.
 
         Returns the accounts in which it cannot be done (yet). Raises BrokerUnavailableError.
         """

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -180,14 +180,17 @@ class PaperBroker:
             snapshots[account_id] = AccountSnapshot(cash, cash - reserved.get(account_id, Decimal(0)), holdings)
         return snapshots
 
-    async def apply_action(self, action: CorporateAction, now: datetime) -> set[int]:
+    async def apply_action(self, action: CorporateAction, now: datetime, waiting: Collection[int] = ()) -> set[int]:
         """Adjust every holding for `action`, once per account, each in a transaction of its own.
 
-        Returns accounts left as they are: what was ordered before the ex-date is not settled yet, or was traded since.
+        Returns accounts left as they are: what was ordered before the ex-date is not settled yet, or was traded since,
+        or they are `waiting` for an earlier action.
         """
         holders = await action_holders(self._sessions, action)
         await self._advance(holders)
-        return {account for account in holders if not await adjust(self._sessions, account, action, now)}
+        ready = [account for account in holders if account not in waiting]
+        failed = {account for account in ready if not await adjust(self._sessions, account, action, now)}
+        return failed | (set(holders) - set(ready))
 
     async def _advance(self, account_ids: Sequence[int]) -> None:
         """Let resting orders meet the bars that finished since they were last matched, and expire day orders.

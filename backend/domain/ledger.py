@@ -22,8 +22,8 @@ class LedgerAccount(StrEnum):
     POSITIONS = "positions"
     CHARGES = "charges"
     PNL = "pnl"
-    DIVIDENDS = "dividends"
     EXTERNAL = "external"
+    DIVIDENDS = "dividends"
 
 
 class JournalKind(StrEnum):

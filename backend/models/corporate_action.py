@@ -24,7 +24,8 @@ class CorporateActionRecord(Base):
     """One action as it was first told: these figures are used for every account, whatever a source says later.
 
     `close_before` is the last price before the ex-date in rupees; `done_at` is null until the accounts concerned, and
-    the books of brokers that are ours to keep, have been adjusted.
+    the books of brokers that are ours to keep, have been adjusted; `confirmed_at` until a price was seen since, or
+    there is none to see; `contradicted_at` is when the source first told it otherwise.
     """
 
     __tablename__ = "corporate_actions"
@@ -42,10 +43,12 @@ class CorporateActionRecord(Base):
     source: Mapped[str] = mapped_column(String(40))
     noted_at: Mapped[CreatedAt]
     done_at: Mapped[datetime | None]
+    confirmed_at: Mapped[datetime | None]
+    contradicted_at: Mapped[datetime | None]
 
     __table_args__ = (
         UniqueConstraint("symbol", "ex_date", "kind"),
-        Index("ix_corporate_actions_undone", "id", postgresql_where=text("done_at IS NULL")),
+        Index("ix_corporate_actions_waiting", "id", postgresql_where=text("done_at IS NULL OR confirmed_at IS NULL")),
     )
 
 

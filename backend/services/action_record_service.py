@@ -1,19 +1,16 @@
 """The record of corporate actions: what is noted, what still waits, and what an account or a trade went through."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-import structlog
-from sqlalchemy import func, select, text
+from sqlalchemy import and_, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.corporate_actions import RESCALING, ActionKind, CorporateAction
 from backend.models import AccountAction, AccountActionStatus, CorporateActionDay, CorporateActionRecord
-
-log = structlog.get_logger()
 
 LATE_ORDER_DAYS = 7
 """An order decided so long before an ex-date may still turn out to have traded: its account is concerned, too."""
@@ -56,12 +53,17 @@ async def last_told_day(session: AsyncSession) -> date | None:
     return await session.scalar(select(func.max(CorporateActionDay.day)))
 
 
-async def undone(session: AsyncSession, today: date) -> list[CorporateActionRecord]:
-    """Noted actions with an ex-date up to `today` that are not applied everywhere, in the order to apply them."""
-    query = select(CorporateActionRecord).where(
-        CorporateActionRecord.done_at.is_(None), CorporateActionRecord.ex_date <= today
-    )
-    rows = (await session.scalars(query)).all()
+async def waiting(session: AsyncSession, today: date) -> list[CorporateActionRecord]:
+    """Noted actions with an ex-date up to `today` that are not applied everywhere, or not confirmed by the market, in
+    the order to apply them."""
+    record = CorporateActionRecord
+    open_ = or_(record.done_at.is_(None), record.confirmed_at.is_(None))
+    rows = (await session.scalars(select(record).where(open_, record.ex_date <= today))).all()
+    return in_turn(rows)
+
+
+def in_turn(rows: Iterable[CorporateActionRecord]) -> list[CorporateActionRecord]:
+    """Records in the order in which the actions happened."""
     return sorted(rows, key=lambda row: (row.ex_date, action_of(row).turn, row.id))
 
 
@@ -70,21 +72,27 @@ _CONCERNED = text("""
     INSERT INTO account_actions (account_id, action_id, status, shares_before, shares_after, cash)
     SELECT account_id, :action_id, 'pending', 0, 0, 0 FROM (
         SELECT account_id FROM ledger_balances
-         WHERE ledger_account = 'positions' AND symbol = :symbol AND quantity <> 0
+         WHERE ledger_account = 'positions' AND symbol = ANY(CAST(:names AS text[])) AND quantity <> 0
         UNION SELECT account_id FROM auto_trades
-         WHERE symbol = :symbol AND closed_at IS NULL AND status IN ('entering', 'open', 'exiting')
+         WHERE symbol = ANY(CAST(:names AS text[])) AND closed_at IS NULL
+           AND status IN ('entering', 'open', 'exiting')
         UNION SELECT account_id FROM orders
-         WHERE symbol = :symbol AND decided_at < :ex_at AND (decided_at >= :late_from OR state IN
+         WHERE symbol = ANY(CAST(:names AS text[])) AND decided_at < :ex_at AND (decided_at >= :late_from OR state IN
                ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown'))) c
      ORDER BY account_id
         ON CONFLICT DO NOTHING
 """)
 
 
-async def note(session: AsyncSession, action: CorporateAction, subject: str, source: str, ex_at: datetime) -> bool:
+async def note(
+    session: AsyncSession, action: CorporateAction, names: Collection[str], subject: str, source: str, ex_at: datetime
+) -> bool:
     """Write down an action and whom it concerns; False where it is known already, with the figures of then.
 
     Joins the transaction.
+
+    Args:
+        names: the symbol, and what the share was called before in renames that are not applied yet.
     """
     action_id = await session.scalar(
         insert(CorporateActionRecord)
@@ -104,29 +112,47 @@ async def note(session: AsyncSession, action: CorporateAction, subject: str, sou
         .returning(CorporateActionRecord.id)
     )
     if action_id is None:
-        await _compare(session, action)
         return False
     late_from = ex_at - timedelta(days=LATE_ORDER_DAYS)
-    concerned = {"action_id": action_id, "symbol": action.symbol, "ex_at": ex_at, "late_from": late_from}
+    concerned = {"action_id": action_id, "names": sorted(names), "ex_at": ex_at, "late_from": late_from}
     await session.execute(_CONCERNED, concerned)
     return True
 
 
-async def _compare(session: AsyncSession, action: CorporateAction) -> None:
-    """Say in the log where an action is told otherwise than it was noted: what was applied stands."""
-    record = CorporateActionRecord
-    known = select(record).where(
-        record.symbol == action.symbol, record.ex_date == action.ex_date, record.kind == action.kind
-    )
-    noted = action_of((await session.scalars(known)).one())
-    if replace(noted, close_before=None) != action:
-        log.error("corporate_action_told_otherwise", action=action.key, noted=str(noted), told=str(action))
+async def noted(session: AsyncSession, from_: date, through: date) -> list[CorporateActionRecord]:
+    """What was noted of the ex-dates, both inclusive, in turn."""
+    days = CorporateActionRecord.ex_date.between(from_, through)
+    return in_turn(await session.scalars(select(CorporateActionRecord).where(days)))
+
+
+async def contradict(session: AsyncSession, record: CorporateActionRecord, at: datetime) -> bool:
+    """Write down that an action is told otherwise than it was noted; False where that is known. Joins the
+    transaction."""
+    mine = CorporateActionRecord.id == record.id
+    first = update(CorporateActionRecord).where(mine, CorporateActionRecord.contradicted_at.is_(None))
+    found = first.values(contradicted_at=at).returning(CorporateActionRecord.id)
+    return await session.scalar(found.execution_options(synchronize_session=False)) is not None
+
+
+async def earlier_today(session: AsyncSession, record: CorporateActionRecord) -> list[CorporateAction]:
+    """The splits and bonuses of the same share and day that come before an action."""
+    row = CorporateActionRecord
+    same = select(row).where(row.symbol == record.symbol, row.ex_date == record.ex_date, row.kind.in_(RESCALING))
+    actions = [action_of(other) for other in await session.scalars(same)]
+    return [action for action in actions if action.turn < action_of(record).turn]
 
 
 async def accounts_in(session: AsyncSession, action_id: int, status: AccountActionStatus) -> list[int]:
     """Accounts whose part in an action stands so."""
     mine = select(AccountAction.account_id).where(AccountAction.action_id == action_id, AccountAction.status == status)
     return list((await session.scalars(mine.order_by(AccountAction.account_id))).all())
+
+
+async def has_rescaled(session: AsyncSession, action_id: int) -> bool:
+    """Whether an action put anybody's shares on another scale."""
+    mine = AccountAction.action_id == action_id, AccountAction.status == AccountActionStatus.APPLIED
+    anybody = select(AccountAction.account_id).where(*mine, AccountAction.shares_before != 0).limit(1)
+    return await session.scalar(anybody) is not None
 
 
 async def take_pending(session: AsyncSession, action_id: int, account_id: int) -> AccountAction | None:
@@ -152,7 +178,18 @@ async def scales(session: AsyncSession, today: date) -> Scales:
     pending = await session.execute(
         select(waits.account_id, record.symbol, record.new_symbol)
         .join(record, record.id == waits.action_id)
-        .where(waits.status == AccountActionStatus.PENDING)
+        .where(
+            or_(
+                waits.status == AccountActionStatus.PENDING,
+                # applied, and the market has not traded since: a price of today may still be of the old scale
+                and_(
+                    waits.status == AccountActionStatus.APPLIED,
+                    waits.shares_before != 0,
+                    record.confirmed_at.is_(None),
+                    record.kind.in_(RESCALING),
+                ),
+            )
+        )
     )
     names = frozenset((row[0], symbol) for row in pending for symbol in (row[1], row[2]) if symbol)
     changed = await session.scalars(select(record).where(record.ex_date == today, record.kind != ActionKind.OTHER))
@@ -185,16 +222,21 @@ async def applied_after(
     return sorted(found, key=lambda pair: (pair[1].ex_date, pair[1].turn, pair[0].action_id))
 
 
-# The trade's share may have had other names: its orders keep the one they were sent under.
+# The trade's share may have had other names since: one rename after the other is followed back.
 _OF_TRADES = text("""
-    SELECT t.id AS trade_id, c.id AS action_id
-      FROM auto_trades t
-      JOIN account_actions a ON a.account_id = t.account_id AND a.status = 'applied'
-      JOIN corporate_actions c ON c.id = a.action_id
-     WHERE t.id = ANY(CAST(:trade_ids AS bigint[])) AND c.kind = ANY(CAST(:kinds AS text[]))
-       AND c.ex_date > CAST(t.decided_at AT TIME ZONE 'Asia/Kolkata' AS date)
-       AND (c.symbol = t.symbol
-            OR EXISTS (SELECT FROM orders o WHERE o.auto_trade_id = t.id AND o.symbol = c.symbol))
+    WITH RECURSIVE named (trade_id, account_id, symbol, decided_on) AS (
+        SELECT id, account_id, symbol, CAST(decided_at AT TIME ZONE 'Asia/Kolkata' AS date) FROM auto_trades
+         WHERE id = ANY(CAST(:trade_ids AS bigint[]))
+        UNION
+        SELECT n.trade_id, n.account_id, c.symbol, n.decided_on
+          FROM named n
+          JOIN corporate_actions c ON c.kind = 'rename' AND c.new_symbol = n.symbol AND c.ex_date >= n.decided_on
+          JOIN account_actions a ON a.action_id = c.id AND a.account_id = n.account_id AND a.status = 'applied')
+    SELECT n.trade_id, c.id AS action_id
+      FROM named n
+      JOIN corporate_actions c ON c.symbol = n.symbol AND c.ex_date > n.decided_on
+      JOIN account_actions a ON a.action_id = c.id AND a.account_id = n.account_id AND a.status = 'applied'
+     WHERE c.kind = ANY(CAST(:kinds AS text[]))
 """)
 _SHARES_OR_INCOME = [kind.value for kind in (*RESCALING, ActionKind.DIVIDEND)]
 

@@ -1,6 +1,7 @@
 """Overnight adjustment: what companies did to their shares reaches every holding and trade once, before trading."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -23,23 +24,21 @@ from backend.domain.corporate_actions import (
     entitlement,
     levels_after,
     merged,
+    price_told,
 )
 from backend.domain.decide import ExitReason, TradeStatus
-from backend.domain.trading_states import Cause, Scope, TradingState, holding_key
 from backend.errors import SaudaError
 from backend.models import (
     AccountAction,
     AccountActionStatus,
     AutoTrade,
-    BrokerAccount,
     CorporateActionRecord,
-    OutboxMessage,
 )
 from backend.services import action_record_service as records
 from backend.services import ledger_service
+from backend.services.action_doubt_service import compare, confirm, hold, names_before, tell
 from backend.services.context import Trading
 from backend.services.order_service import update_trade
-from backend.services.trading_state_service import impose
 from contracts.market import CorporateAction as ToldAction
 
 log = structlog.get_logger()
@@ -63,13 +62,19 @@ async def settle_actions(trading: Trading, now: datetime) -> bool:
     today = now.astimezone(IST).date()
     async with trading.sessions() as session:
         asked = await records.asked_at(session, today)
-        waiting = await records.undone(session, today)
+        waiting = await records.waiting(session, today)
     if asked is None or now - asked >= ASK_AGAIN_AFTER:
         asked = await _ask(trading, today, now) or asked
         async with trading.sessions() as session:
-            waiting = await records.undone(session, today)
+            waiting = await records.waiting(session, today)
+    stuck: dict[str, set[int]] = defaultdict(set)
     for record in waiting:
-        await _settle(trading, record, now)
+        if record.done_at is None:
+            left = await _settle(trading, record, stuck[record.symbol], now)
+            stuck[record.new_symbol or record.symbol] |= left
+            stuck[record.symbol] |= left
+    if waiting:
+        await confirm(trading, today, now)
     return asked is not None
 
 
@@ -100,40 +105,63 @@ async def _ask(trading: Trading, today: date, now: datetime) -> datetime | None:
     except SaudaError as silence:
         log.warning("corporate_actions_unknown", day=today.isoformat(), error=silence.detail)
         return None
-    told = {(action := action_told(wire)).key: wire for wire in reply.actions}
-    of_record = [a for a in merged(map(action_told, reply.actions)) if a.kind is not ActionKind.OTHER]
+    wires = {(action := action_told(wire)).key: wire for wire in reply.actions}
+    told: dict[tuple[date, str], list[CorporateAction]] = defaultdict(list)
+    for action in merged((wire.source, action_told(wire)) for wire in reply.actions):
+        if action.kind is not ActionKind.OTHER:
+            told[action.ex_date, action.symbol].append(action)
+    everything = [action for actions in told.values() for action in actions]
     async with trading.sessions.begin() as session:
-        for action in of_record:
-            wire = told[action.key]
-            if await records.note(session, action, wire.subject, wire.source, ex_instant(action.ex_date)):
-                log.info("corporate_action_noted", action=action.key, subject=wire.subject)
+        noted: dict[tuple[date, str], list[CorporateActionRecord]] = defaultdict(list)
+        for record in await records.noted(session, from_, today):
+            noted[record.ex_date, record.symbol].append(record)
+        for day, symbol in sorted(told.keys() | noted.keys()):
+            known, actions = noted[day, symbol], told[day, symbol]
+            await compare(session, actions, known, now)
+            names = names_before(symbol, day, everything)
+            for action in _news(actions, known):
+                wire = wires.get(action.key)
+                subject, source = (wire.subject, wire.source) if wire is not None else ("", "")
+                if await records.note(session, action, names, subject, source, ex_instant(day)):
+                    log.info("corporate_action_noted", action=action.key, subject=subject)
         await records.tell_day(session, today, now)
     return now
 
 
-async def _settle(trading: Trading, record: CorporateActionRecord, now: datetime) -> None:
-    """Apply one action to the books of brokers that are ours to keep, then to each account concerned."""
+def _news(told: Sequence[CorporateAction], known: Sequence[CorporateActionRecord]) -> list[CorporateAction]:
+    """What is not noted of one share and ex-date: its scale is told once, by whatever kinds of actions."""
+    kinds = {record.kind for record in known}
+    scaled = bool(kinds & RESCALING)
+    return [a for a in told if a.kind not in kinds and not (scaled and a.kind in RESCALING)]
+
+
+async def _settle(trading: Trading, record: CorporateActionRecord, stuck: Collection[int], now: datetime) -> set[int]:
+    """Apply one action to the books of brokers that are ours to keep, then to each account concerned but those `stuck`
+    in an earlier action of the share. Returns the accounts in which it waits."""
     ex_at = ex_instant(record.ex_date)
     async with trading.sessions() as session:
-        accounts = await records.accounts_in(session, record.id, AccountActionStatus.PENDING)
+        pending = await records.accounts_in(session, record.id, AccountActionStatus.PENDING)
+        accounts = [account_id for account_id in pending if account_id not in stuck]
         mixed, new = await records.moved_since(session, accounts, record.symbol, ex_at)
     action = records.action_of(record)
     if action.kind not in RESCALING:
         mixed, new = set[int](), set[int]()
     if accounts:
         action = await _with_close(trading, record, now)
-    flagged = set(accounts) if action.flagged else mixed
-    failed = set[int]() if action.flagged else await _adjust_books(trading, record, action, now)
+    doubtful = action.flagged or record.contradicted_at is not None
+    flagged = set(accounts) if doubtful else mixed
+    failed = set[int]() if doubtful else await _adjust_books(trading, record, action, stuck, now)
     for account_id in accounts:
         if account_id in flagged or account_id not in failed:
             part = _Part(record.id, account_id, flagged=account_id in flagged, new=account_id in new)
             await _settle_account(trading, part, action, now)
     async with trading.sessions.begin() as session:
-        if await records.accounts_in(session, record.id, AccountActionStatus.PENDING):
-            return
+        left = set(await records.accounts_in(session, record.id, AccountActionStatus.PENDING))
         # A flagged account's book is a person's to bring in line.
-        if not failed - set(await records.accounts_in(session, record.id, AccountActionStatus.FLAGGED)):
+        left |= failed - set(await records.accounts_in(session, record.id, AccountActionStatus.FLAGGED))
+        if not left:
             await _finish(session, record.id, action, now)
+    return left
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +175,13 @@ class _Part:
 
 
 async def _adjust_books(
-    trading: Trading, record: CorporateActionRecord, action: CorporateAction, now: datetime
+    trading: Trading, record: CorporateActionRecord, action: CorporateAction, stuck: Collection[int], now: datetime
 ) -> set[int]:
     """Adjust the books that are ours to keep; the accounts in which it could not be done."""
     failed: set[int] = set()
     for broker in trading.brokers.values():
         if isinstance(broker, KeepsBook):
-            failed |= await broker.apply_action(action, now)
+            failed |= await broker.apply_action(action, now, stuck)
     if failed:
         log.warning("book_not_adjusted", action=action.key, accounts=sorted(failed)[:20])
         await _with_close(trading, record, now)
@@ -171,6 +199,9 @@ async def _with_close(trading: Trading, record: CorporateActionRecord, now: date
         log.warning("close_before_unknown", symbol=record.symbol, error=silence.detail)
         return action
     async with trading.sessions.begin() as session:
+        if close is not None:
+            # It is on the scale of the day before: earlier actions of the same morning come first.
+            close = price_told(await records.earlier_today(session, record), close)
         mine = CorporateActionRecord.id == record.id
         await session.execute(
             update(CorporateActionRecord)
@@ -244,7 +275,7 @@ async def _apply(
     for trade in trades:
         await _replan(session, trade, action, now)
     if shares:
-        await _tell(session, row.account_id, "holding.adjusted", action, _what_became(action, shares, due))
+        await tell(session, row.account_id, "holding.adjusted", action, _what_became(action, shares, due))
 
 
 async def _shares(session: AsyncSession, account_id: int, action: CorporateAction) -> int:
@@ -277,19 +308,7 @@ async def _flag(
     if not shares and not trades:
         return
     why = f"{action.symbol}: {action.kind.replace('_', ' ')} on {action.ex_date}; its stop and target are not acted on"
-    key = holding_key(row.account_id, action.symbol)
-    await impose(session, Scope.HOLDING, key, TradingState.HALTED, Cause.CORPORATE_ACTION, why)
-    todo = (
-        "Compare the holding with your broker, then lift it with POST /v1/trading-state/reactivate, or sell after that."
-    )
-    await _tell(session, row.account_id, "holding.needs_you", action, f"{why}. {todo}")
-
-
-async def _tell(session: AsyncSession, account_id: int, topic: str, action: CorporateAction, message: str) -> None:
-    user_id = await session.scalar(select(BrokerAccount.user_id).where(BrokerAccount.id == account_id))
-    payload = {"account_id": account_id, "symbol": action.symbol, "action": action.key, "message": message}
-    session.add(OutboxMessage(topic=topic, user_id=user_id, payload=payload))
-    log.info("action_settled", account=account_id, action=action.key, message=message)
+    await hold(session, row.account_id, action.symbol, action, why)
 
 
 def _what_became(action: CorporateAction, shares: int, due: Entitlement) -> str:
@@ -314,7 +333,8 @@ _RENAME = text("""
 async def _finish(session: AsyncSession, action_id: int, action: CorporateAction, now: datetime) -> None:
     if action.kind is ActionKind.RENAME and action.new_symbol:
         await session.execute(_RENAME, {"old": action.symbol, "new": action.new_symbol})
-    undone = CorporateActionRecord.done_at.is_(None)
-    await session.execute(
-        update(CorporateActionRecord).where(CorporateActionRecord.id == action_id, undone).values(done_at=now)
-    )
+    undone = CorporateActionRecord.id == action_id, CorporateActionRecord.done_at.is_(None)
+    await session.execute(update(CorporateActionRecord).where(*undone).values(done_at=now))
+    if action.kind not in RESCALING or action.flagged or not await records.has_rescaled(session, action_id):
+        mine = CorporateActionRecord.id == action_id, CorporateActionRecord.confirmed_at.is_(None)
+        await session.execute(update(CorporateActionRecord).where(*mine).values(confirmed_at=now))

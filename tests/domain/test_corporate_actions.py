@@ -1,5 +1,6 @@
 """Corporate actions in figures: value, P&L and rupees go on unbroken through any ratio, order of fills, late trade."""
 
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -15,9 +16,11 @@ from backend.domain.corporate_actions import (
     CorporateAction,
     Entitlement,
     Levels,
+    bears_out,
     entitlement,
     levels_after,
     merged,
+    price_told,
 )
 from backend.domain.decide import TradeStatus
 from backend.domain.ledger import LedgerAccount
@@ -205,14 +208,45 @@ def test_levels_wait_for_a_price_before_a_dividend_and_follow_a_split() -> None:
     assert levels_after(rename, plan) == plan
 
 
+def told(**by_source: list[CorporateAction]) -> list[CorporateAction]:
+    return merged((source, action) for source, actions in by_source.items() for action in actions)
+
+
 def test_what_is_told_twice_is_one_action_and_contradictions_are_for_a_person() -> None:
     one, other = split(1, 5), split(1, 2)
-    assert merged([one, one]) == [one]
-    (contradicted,) = merged([one, other])
-    assert contradicted.flagged
+    assert told(nse=[one, one]) == told(nse=[one], file=[one]) == [one]
+    for contradicted in (told(nse=[one, other]), told(nse=[one], file=[other])):
+        assert [a.flagged for a in contradicted] == [True]
     assert not one.flagged
-    assert [a.amount for a in merged([dividend(D(4)), dividend(D(9))])] == [D(13)]
-    assert [a.kind for a in merged([one, dividend(D(4))])] == [ActionKind.DIVIDEND, ActionKind.SPLIT]
+    assert [a.kind for a in told(nse=[one, dividend(D(4))])] == [ActionKind.DIVIDEND, ActionKind.SPLIT]
+
+
+def test_one_sources_dividends_of_a_day_are_paid_together_and_anothers_are_the_same_ones() -> None:
+    both = [dividend(D(4)), dividend(D(9))]
+    assert [a.amount for a in told(nse=both)] == [D(13)]
+    assert [a.amount for a in told(nse=both, file=[dividend(D(13))])] == [D(13)]
+    assert [a.flagged for a in told(nse=both, file=[dividend(D(12))])] == [True]
+
+
+def test_a_bonus_that_another_source_calls_a_split_is_applied_once() -> None:
+    """A table of factors knows no kinds: 0.25 is a split of 2 for 1 and a bonus of 1 for 1 in the exchange's words."""
+    words = [split(1, 2), split(1, 2, kind=ActionKind.BONUS)]
+    assert told(nse=words, file=[split(1, 4)]) == told(file=[split(1, 4)], nse=words) == words
+    assert all(a.flagged for a in told(nse=words, file=[split(1, 2)]))
+
+
+def test_what_is_told_under_the_name_of_the_very_day_is_the_old_names() -> None:
+    rename = CorporateAction("INFY", EX, ActionKind.RENAME, new_symbol="INFOSYS")
+    named = told(nse=[rename, replace(split(1, 5), symbol="INFOSYS")])
+    assert [(a.symbol, a.kind) for a in named] == [("INFY", ActionKind.SPLIT), ("INFY", ActionKind.RENAME)]
+
+
+def test_no_true_ex_date_is_disbelieved_and_a_price_that_stayed_is() -> None:
+    both = [split(1, 2), split(1, 2, kind=ActionKind.BONUS)]
+    expected = price_told(both, D(1500))
+    assert expected == D(375)
+    assert all(bears_out(price, expected) for price in (D("346.20"), D(375), D("450.05")))
+    assert not any(bears_out(price, expected) for price in (D(1500), D(750), D(290)))
 
 
 @pytest.mark.parametrize("kind", [ActionKind.RIGHTS, ActionKind.DEMERGER, ActionKind.MERGER, ActionKind.RENAME])

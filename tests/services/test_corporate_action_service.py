@@ -148,9 +148,10 @@ async def agrees(trading, user_id: int) -> None:
         ([BONUS], D(1000)),
         ([BONUS | {"shares_before": 7, "shares_after": 8}], D("1312.50")),
         ([SPLIT, BONUS], D(200)),
+        ([SPLIT, BONUS | {"shares_before": 7, "shares_after": 8}], D("262.50")),
         ([SPLIT | {"shares_before": 10, "shares_after": 3}], D(5000)),
     ],
-    ids=["split", "bonus", "fraction", "both_on_one_day", "consolidation"],
+    ids=["split", "bonus", "fraction", "both_on_one_day", "both_and_a_fraction", "consolidation"],
 )
 async def test_profit_goes_on_and_the_exit_earns_what_the_price_did(trading, market, user, ratios, price):
     before, held = await profit(trading, user), (await trade_of(trading, user)).entry_quantity
