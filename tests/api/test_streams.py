@@ -112,6 +112,11 @@ async def test_an_outage_is_told_once_and_its_end_too(world: World) -> None:
         assert "503" in stale.data["reason"]
         async with listening(world, "?symbols=INFY") as newcomer:
             assert (await newcomer.next()).event == "stale"
+        with world.streams.quotes.subscribed(("INFY",)) as channel:
+            told, asked = channel.newest, world.data.switch.asked["/v1/quotes"]
+            while world.data.switch.asked["/v1/quotes"] < asked + 20:
+                await world.client.get("/health")
+            assert channel.newest is told
         world.data.switch.away = False
         again = await events.next()
         assert (again.event, again.id, again.data) == ("quotes", first.id, first.data)
