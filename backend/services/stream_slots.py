@@ -23,7 +23,8 @@ class TooManyStreamsError(SaudaError):
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """How many streams may be open at once; `channels_max` is how many different ones of each kind."""
+    """How many streams may be open at once; `channels_max` is how many different ones of each kind, fewer than the sets
+    that the quote board keeps."""
 
     streams_per_process_max: int = 2000
     streams_per_address_max: int = 20

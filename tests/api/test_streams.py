@@ -9,7 +9,10 @@ from dataclasses import replace
 import httpx
 import pytest
 import websockets.asyncio.client as ws
+from fastapi import APIRouter, WebSocket
 
+from backend.api.app import require_access
+from backend.api.routes import stream
 from backend.api.schemas.market import QuotesView
 from backend.services.quote_board import SYMBOLS_DEFAULT
 from backend.services.quote_stream import Event
@@ -210,3 +213,15 @@ async def test_a_refused_connection_has_no_place(world: World) -> None:
     async with httpx.AsyncClient(base_url=world.url) as client:
         await client.get("/v1/stream/quotes?symbols=tcs")
     assert world.streams.slots.open == 0
+
+
+def test_a_websocket_without_a_declared_access_is_refused() -> None:
+    router = APIRouter()
+
+    @router.websocket("/open")
+    async def forgotten(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    with pytest.raises(LookupError, match="declare who may call"):
+        require_access(router)
+    require_access(stream.router)
