@@ -8,9 +8,10 @@ from typing import Protocol, TypeVar
 import polars as pl
 
 from contracts.market import Interval
+from data_service.bars import INTERVAL_S
 from data_service.chain import BarsAnswer
 from data_service.ingest import Gate, Ingested
-from data_service.sessions import IST_OFFSET_S, Sessions
+from data_service.sessions import DAY_S, IST_OFFSET_S, Sessions
 from data_service.store.schemas import ABSENCE_SCHEMA
 from data_service.store.stores import Stores
 
@@ -73,7 +74,7 @@ def plan(
     Raises StoreError.
     """
     days = [s.day for s in sessions.all if first <= s.day <= last and s.official_close_s(True) <= now_s]
-    held = _held(stores, interval, days) | _absent(stores, interval)
+    held = _held(stores, sessions, interval, days) | _absent(stores, interval) | _quarantined(stores, interval)
     steps: list[Step] = []
     for some_days in _parts(days, SESSIONS_PER_STEP):
         lacking = {symbol: frozenset(day for day in some_days if (symbol, day) not in held) for symbol in symbols}
@@ -82,19 +83,42 @@ def plan(
     return steps
 
 
-def _held(stores: Stores, interval: Interval, days: Sequence[date]) -> set[tuple[str, date]]:
+def _held(stores: Stores, sessions: Sessions, interval: Interval, days: Sequence[date]) -> set[tuple[str, date]]:
+    """The sessions that are stored: with a daily bar, or intraday bars up to the end of continuous trading.
+
+    Bars made of the quotes that happened to be seen are no session.
+    """
     found: set[tuple[str, date]] = set()
+    day = pl.from_epoch(pl.col("start") + IST_OFFSET_S).dt.date().alias("day")
+    length_s = INTERVAL_S.get(interval)
+    closes = {day: 0 if length_s is None else sessions.usual(day).close_cas_s - length_s for day in days}
     for year in {day.year for day in days}:
         if (interval, year) in stores.bars.stamps():
-            day = pl.from_epoch(pl.col("start") + IST_OFFSET_S).dt.date().alias("day")
-            found |= set(stores.bars.read(interval, year).select("symbol", day).unique().iter_rows())
+            told = stores.bars.read(interval, year).filter(pl.col("source") != "stream")
+            last = told.group_by("symbol", day).agg(pl.col("start").max())
+            found |= {(symbol, on) for symbol, on, start_s in last.iter_rows() if start_s >= closes.get(on, 0)}
     return found
 
 
 def _absent(stores: Stores, interval: Interval) -> set[tuple[str, date]]:
     absences = stores.facts.absences().filter(pl.col("interval") == interval)
-    final = (pl.col("asked_at") + IST_OFFSET_S) // 86_400 >= pl.col("day").to_physical() + FINAL_AFTER_DAYS
-    return set(absences.filter(final).select("symbol", "day").iter_rows())
+    return set(absences.filter(_final("asked_at", pl.col("day"))).select("symbol", "day").iter_rows())
+
+
+def _quarantined(stores: Stores, interval: Interval) -> set[tuple[str, date]]:
+    """Sessions whose daily bar came and was not to be believed: it would come again."""
+    if interval is not Interval.DAY_1:
+        return set()
+    found = stores.facts.findings().filter("quarantined", pl.col("interval") == interval, pl.col("start").is_not_null())
+    day = pl.from_epoch(pl.col("start") + IST_OFFSET_S).dt.date()
+    return set(
+        found.with_columns(day=day).filter(_final("found_at", pl.col("day"))).select("symbol", "day").iter_rows()
+    )
+
+
+def _final(at: str, day: pl.Expr) -> pl.Expr:
+    """Whether the instant `at` lies so long after the day that nothing more is to be expected of it."""
+    return (pl.col(at) + IST_OFFSET_S) // DAY_S >= day.to_physical() + FINAL_AFTER_DAYS
 
 
 async def fill(
@@ -111,22 +135,21 @@ async def fill(
 
     Where providers fail, what they lack is asked for again the next time. Raises StoreError, OSError.
     """
+    day = pl.from_epoch(pl.col("start") + IST_OFFSET_S).dt.date().alias("day")
     for step in steps:
         answer = await chain.bars(interval, step.wanted, deadline_s)
-        ingested = Ingested()
+        pairs = [(symbol, on) for symbol, days in step.wanted.items() for on in days]
+        wanted = pl.DataFrame(pairs, schema={"symbol": pl.String, "day": pl.Date}, orient="row")
+        ingested, told = Ingested(), set[date]()
         for _, bars in answer.frames:
-            wanted = pl.DataFrame(
-                [(symbol, day) for symbol, days in step.wanted.items() for day in days],
-                schema={"symbol": pl.String, "day": pl.Date},
-                orient="row",
-            )
-            day = pl.from_epoch(pl.col("start") + IST_OFFSET_S).dt.date()
-            asked = bars.with_columns(day=day).join(wanted, on=["symbol", "day"], how="semi").drop("day")
-            ingested += gate.ingest(interval, asked, now_s)
-        lacking = [(symbol, day) for symbol, days in answer.lacking.items() for day in days]
-        if lacking and not answer.failures:
-            rows = [(symbol, interval.value, day, now_s) for symbol, day in lacking]
-            stores.facts.add_absences(pl.DataFrame(rows, schema=ABSENCE_SCHEMA, orient="row"))
+            asked = bars.with_columns(day).join(wanted, on=["symbol", "day"], how="semi")
+            told |= set(asked["day"].unique())
+            ingested += gate.ingest(interval, asked.drop("day"), now_s)
+        lacking = [(symbol, on) for symbol, days in answer.lacking.items() for on in days]
+        # Only who had the day of another share is known to have been able to have it.
+        absent = [(symbol, interval.value, on, now_s) for symbol, on in lacking if on in told and not answer.failures]
+        if absent:
+            stores.facts.add_absences(pl.DataFrame(absent, schema=ABSENCE_SCHEMA, orient="row"))
         yield step, BackfillReport(ingested, len(lacking), dict(answer.failures))
 
 

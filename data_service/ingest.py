@@ -7,6 +7,7 @@ from datetime import date, timedelta
 import polars as pl
 
 from contracts.market import Interval
+from data_service.actions import under_names_of_then
 from data_service.checks import BarContext, check_bars
 from data_service.instruments import InstrumentMaster
 from data_service.sessions import EPOCH, IST_OFFSET_S, Sessions
@@ -41,6 +42,8 @@ class Gate:
             return Ingested()
         checked = check_bars(bars, interval, self.context(interval, bars, now_s))
         counts = self._stores.bars.upsert(interval, checked.good)
+        stored = checked.good.select("symbol", pl.lit(interval.value).alias("interval"), "start", "source")
+        self._stores.facts.clear_findings(stored)
         return Ingested(counts, *self.note(checked.findings))
 
     def note(self, findings: pl.DataFrame) -> tuple[int, Mapping[str, int]]:
@@ -60,7 +63,7 @@ class Gate:
             sessions=self._sessions,
             now_s=now_s,
             last_close=_closes_before(stored, bars),
-            actions=facts.actions(),
+            actions=under_names_of_then(facts.actions()),
             others=others,
             derivatives=InstrumentMaster(facts.instruments(), self._reference).derivatives,
         )
@@ -68,7 +71,9 @@ class Gate:
 
 def stored_around(store: BarStore, interval: Interval, bars: pl.DataFrame) -> pl.DataFrame:
     """The stored bars of the same symbols, in the years of `bars` and the one before."""
-    years = {*in_years(bars), min(in_years(bars)) - 1}
+    # A bar that does not say when it was has no year.
+    of = set(in_years(bars.drop_nulls("start")))
+    years = {*of, min(of) - 1} if of else of
     there = [store.read(interval, year) for year in sorted(years) if (interval, year) in store.stamps()]
     symbols = bars.select(pl.col("symbol").unique())
     return pl.concat([pl.DataFrame(schema=BAR_SCHEMA), *there]).join(symbols, on="symbol", how="semi")

@@ -137,7 +137,9 @@ def _findings(market: Market, symbol: str | None, reason: str | None) -> pl.Data
     if market.facts is not None:
         found.append(market.facts.findings().select(list(FOUND)))
     if market.live is not None:
-        found.append(pl.DataFrame([_row(refusal) for refusal in market.live.book.refusals], schema=FOUND, orient="row"))
+        # A copy in one step: the event loop adds to it meanwhile.
+        refusals = tuple(market.live.book.refusals)
+        found.append(pl.DataFrame([_row(refusal) for refusal in refusals], schema=FOUND, orient="row"))
     wanted = [
         pl.col(name) == value for name, value in (("symbol", symbol), ("reason", reason)) if value is not None
     ] or [pl.lit(True)]

@@ -1,7 +1,7 @@
 """Builds stores and the chain of providers as the settings ask; the service and the command line share it."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -12,12 +12,13 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import SecretStr
 
 from contracts.market import ActionKind
+from data_service.actions import company_names
 from data_service.breaker import Breakers
 from data_service.chain import Chain, orders
 from data_service.config import Settings
 from data_service.live import Tokens
 from data_service.metrics import Metrics
-from data_service.providers.base import Provider
+from data_service.providers.base import Kind, Provider
 from data_service.providers.bse import Bse
 from data_service.providers.kite import Kite
 from data_service.providers.kite_ticks import KiteTicker
@@ -48,21 +49,41 @@ def open_stores(settings: Settings) -> Stores:
     return Stores(bars, Facts(settings.recorded_dir))
 
 
-def last_ex_date(stores: Stores, symbol: str, today: date) -> date | None:
-    """The last ex-date up to `today` on which a price was changed by more than the market. Raises StoreError."""
-    actions = stores.facts.actions().filter(
-        pl.col("symbol") == symbol,
-        pl.col("ex_date") <= today,
-        pl.col("kind").is_in([ActionKind.OTHER.value, ActionKind.RENAME.value]).not_(),
+class ExDates:
+    """The last ex-date of each share on which its price was changed by more than the market, read once per change."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._read: tuple[Hashable, dict[str, date]] | None = None
+
+    def last(self, symbol: str, today: date) -> date | None:
+        """The last one up to `today`, under any name of the share. Raises StoreError."""
+        key = self._facts.signature(), today
+        if self._read is None or self._read[0] != key:
+            self._read = key, _last_ex_dates(self._facts.actions(), today)
+        return self._read[1].get(symbol)
+
+
+def _last_ex_dates(actions: pl.DataFrame, today: date) -> dict[str, date]:
+    renames = actions.filter(pl.col("kind") == ActionKind.RENAME)
+    moving = actions.filter(
+        pl.col("ex_date") <= today, pl.col("kind").is_in([ActionKind.OTHER.value, ActionKind.RENAME.value]).not_()
     )
-    return actions.select(pl.col("ex_date").max()).item()
+    last = dict(moving.group_by("symbol").agg(pl.col("ex_date").max()).iter_rows())
+    for symbol in {*renames["symbol"], *renames["new_symbol"].drop_nulls()}:
+        of_share = [last[span.name] for span in company_names(symbol, renames, today) if span.name in last]
+        if of_share:
+            last[symbol] = max(of_share)
+    return last
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """The providers: their chain, their breakers, and Kite's stream with its numbers for symbols where it is set up."""
+    """The providers: their chain, the kinds of data they have, their breakers, and Kite's stream with its numbers for
+    symbols where it is set up."""
 
     chain: Chain
+    kinds: frozenset[Kind]
     breakers: Breakers
     ticker: KiteTicker | None
     tokens: Tokens | None
@@ -83,7 +104,9 @@ async def open_upstream(
     def token() -> SecretStr:
         return settings.kite_access_token
 
-    async with httpx.AsyncClient(transport=AiohttpTransport()) as http:
+    ex_dates = ExDates(stores.facts)
+    # No timeout of the client's own: each caller brings its deadline.
+    async with httpx.AsyncClient(transport=AiohttpTransport(), timeout=None) as http:  # noqa: S113
         nse = Nse(http, sessions, today, archives_url=settings.nse_archives_url, site_url=settings.nse_site_url)
         bse = Bse(http, sessions, today, archive_url=settings.bse_archive_url)
         kite = Kite(
@@ -92,7 +115,7 @@ async def open_upstream(
             now_s,
             settings.kite_api_key,
             token,
-            adjusted_before=lambda symbol: last_ex_date(stores, symbol, today()),
+            adjusted_before=lambda symbol: ex_dates.last(symbol, today()),
             base_url=settings.kite_url,
         )
         yahoo = Yahoo(http, sessions, now_s, base_url=settings.yahoo_url)
@@ -103,4 +126,5 @@ async def open_upstream(
         ticker = None
         if "kite" in settings.providers:
             ticker = KiteTicker(settings.kite_api_key, token, url=settings.kite_ticker_url)
-        yield Upstream(chain, breakers, ticker, kite.tokens if ticker else None)
+        kinds = frozenset(kind for kind, providers in order.items() if providers)
+        yield Upstream(chain, kinds, breakers, ticker, kite.tokens if ticker else None)

@@ -17,6 +17,7 @@ from data_service.ingest import Gate, Ingested
 from data_service.instruments import load_reference
 from data_service.main import real_clock
 from data_service.metrics import Metrics
+from data_service.providers.base import Kind
 from data_service.sessions import Sessions, floor_s, ist_date, load_sessions
 from data_service.store.stores import Stores
 from data_service.verify import verify
@@ -48,7 +49,10 @@ async def _backfill(
         raise ConfigError(f"--from {first} is after --to {through}")
     async with open_upstream(settings, stores, sessions, real_clock, Metrics()) as upstream:
         chain = upstream.chain
-        await _facts(chain, stores, console, first, through)
+        if (Kind.DAILY_BARS if interval is Interval.DAY_1 else Kind.INTRADAY_BARS) not in upstream.kinds:
+            raise ConfigError(f"none of the configured providers ({', '.join(settings.providers)}) has {interval} bars")
+        # Prices of any day are adjusted for what came since, so all of it is fetched.
+        await _facts(chain, stores, console, first, max(through, ist_date(now)))
         names = symbols_of(wanted, stores, through)
         gate = Gate(stores, sessions, load_reference())
         return await _bars(chain, gate, stores, sessions, console, interval, names, first, through)

@@ -87,13 +87,24 @@ class RecordedView:
         return tuple(names_of(symbol, self._snapshot.renames, as_of))
 
     def _factors_of(self, symbol: str, as_of: date) -> Factors:
-        names = {symbol}
-        if symbol in self._renamed:
-            names = {span.name for span in company_names(symbol, self._snapshot.renames, as_of)}
-        found = [
-            actions for name in sorted(names) if (actions := self._snapshot.actions_by_symbol.get(name)) is not None
-        ]
+        told = self._snapshot.actions_by_symbol
+        found = [told[name] for name in sorted(self._told_as(symbol, as_of)) if name in told]
         return factors_of(pl.concat(found), as_of) if found else NO_FACTORS
+
+    def _told_as(self, symbol: str, as_of: date) -> set[str]:
+        """The names under which actions of the share called `symbol` on `as_of` are told: later ones of it too."""
+        if symbol not in self._renamed:
+            return {symbol}
+        spans = company_names(symbol, self._effective_renames, as_of)
+        if not any(span.name == symbol and span.first <= as_of <= span.last for span in spans):
+            # The name is given to another share later, whose actions are not this one's.
+            spans = self._names(symbol, as_of)
+        return {span.name for span in spans}
+
+    @cached_property
+    def _effective_renames(self) -> pl.DataFrame:
+        """The changes of symbols by the day on which they had happened and were known."""
+        return self._snapshot.renames.with_columns(ex_date=pl.max_horizontal("ex_date", "known_on"))
 
     def bars(self, symbol: str, interval: Interval, from_: date, through: date, as_of_s: int) -> Bars | Missing:
         """See MarketView. A renamed share's bars are joined under the name it had at `as_of_s`."""
@@ -182,8 +193,7 @@ class RecordedView:
         """The name on `as_of` of the share of which an action was told as `symbol`'s."""
         if symbol not in self._renamed:
             return symbol
-        renames = self._snapshot.renames.with_columns(ex_date=pl.max_horizontal("ex_date", "known_on"))
-        spans = company_names(symbol, renames, ex_date)
+        spans = company_names(symbol, self._effective_renames, ex_date)
         return next((span.name for span in spans if span.first <= as_of <= span.last), symbol)
 
     def quote(self, symbol: str, as_of_s: int) -> Quote | Missing:

@@ -145,13 +145,10 @@ class Facts:
 
     def _cleared(self, keys: pl.DataFrame) -> pl.DataFrame | None:
         """The findings that stay, None where all do."""
-        known = self.findings()
-        gone = known.filter("quarantined").join(keys, on=keys.columns, how="semi", nulls_equal=True)
-        if gone.is_empty():
-            return None
-        return known.filter(
-            ~(pl.col("quarantined") & pl.struct(keys.columns).is_in(gone.select(pl.struct(keys.columns)).to_series()))
-        )
+        known, stored = self.findings(), keys.unique().with_columns(stored=True)
+        beside = known.join(stored, on=keys.columns, how="left", nulls_equal=True, maintain_order="left")
+        kept = beside.filter(~(pl.col("quarantined") & pl.col("stored").fill_null(False))).drop("stored")
+        return kept if len(kept) < len(known) else None
 
     def _path(self, table: str) -> Path:
         return self.folder / f"{table}.parquet"

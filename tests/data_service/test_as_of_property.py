@@ -20,7 +20,7 @@ from data_service.routes import _unadjusted
 from data_service.sessions import Sessions, ist_instant
 from data_service.store.schemas import ACTION_SCHEMA, BAR_SCHEMA, INSTRUMENT_SCHEMA
 
-PAIRS, PAIRS_PER_STORE = 10_000, 80
+PAIRS, PAIRS_PER_STORE = 10_000, 100
 DAYS = weekdays(date(2026, 12, 28), 5)
 SESSIONS = Sessions(
     [session(day, "18:00", "18:45" if place > 1 else "19:00", "19:00") for place, day in enumerate(DAYS)]
@@ -207,7 +207,7 @@ def question(rng: random.Random, as_of_s: int, announced: bool) -> Callable[[Rec
     intervals = rng.sample(list(Interval), 2)
     if kind < 0.6:
         return lambda view: bars_at(view, as_of_s, symbol, intervals)
-    if kind < 0.97:
+    if kind < 0.98:
         return lambda view: quote_at(view, as_of_s, symbol)
     return lambda view: market_at(view, as_of_s, announced)
 
