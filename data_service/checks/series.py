@@ -16,6 +16,9 @@ FLAGGED_KINDS = (ActionKind.DEMERGER, ActionKind.MERGER, ActionKind.RIGHTS, Acti
 MARKET_SYMBOLS_MIN = 5
 """Fewer shares are no market to measure a move against."""
 
+LASTING_BARS_MIN = 5
+"""So many bars at least on either side of a step make it one that lasts."""
+
 ACTION_FACTS = {
     "symbol": pl.String,
     "ex_date": pl.Date,
@@ -99,8 +102,9 @@ def _actions_between(bars: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
 def hundredfold(from_times: int, to_times: int) -> pl.Expr:
     """Whether a bar of `with_moves` stands about 100 times above or below its series.
 
-    Jumps up and down are counted along the series: bars off the level of the last stored close, or where nothing is
-    stored off the level most bars have, are wrong, however many follow each other.
+    Jumps up and down are counted along the series. Where a last close is stored, bars off its level are wrong, however
+    many follow each other. Else those off the level most bars have, unless they are LASTING_BARS_MIN at least and all
+    before or all after these: a level that is left once and for ever is a re-denomination, not an error.
     """
     ratio = pl.col("close") / (pl.col("previous") * pl.col("factor"))
     up = ratio.is_between(from_times, to_times)
@@ -109,7 +113,12 @@ def hundredfold(from_times: int, to_times: int) -> pl.Expr:
     level = jump.cum_sum().over(SERIES)
     anchored = pl.col("previous").first().over(SERIES).is_not_null()
     usual = level.mode().min().over(SERIES)
-    return level != pl.when(anchored).then(0).otherwise(usual)
+    place, of_level = pl.int_range(pl.len()).over(SERIES), [*SERIES, level]
+    at_usual = pl.when(level == usual).then(place)
+    before = place.max().over(of_level) < at_usual.min().over(SERIES)
+    after = place.min().over(of_level) > at_usual.max().over(SERIES)
+    lasting = (pl.len().over(of_level) >= LASTING_BARS_MIN) & (before | after)
+    return pl.when(anchored).then(level != 0).otherwise((level != usual) & ~lasting)
 
 
 def reverts(revert_max: float) -> pl.Expr:

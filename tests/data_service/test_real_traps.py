@@ -85,19 +85,18 @@ def days_of(findings: pl.DataFrame) -> pl.Series:
 
 def test_half_a_million_official_bars_pass_but_for_what_is_named(checked, nse):
     assert counts(checked.findings) == {
-        ("hundredfold", True): 53,
-        ("outlier", False): 49,
+        ("outlier", False): 50,
         ("unadjusted_action", False): 34,
         ("missing_session", False): 855,
     }
-    assert len(checked.good) == len(nse) - 53
+    assert len(checked.good) == len(nse)
 
 
-def test_an_unannounced_split_of_a_fund_divides_its_series_at_its_day(checked):
-    """GOLDBEES, 100 units for one on 2019-12-19, is not in the feed of shares: the 53 bars before are off its scale."""
-    kept_out = checked.findings.filter(pl.col("quarantined"))
-    assert set(kept_out["symbol"]) == {"GOLDBEES"}
-    assert days_of(kept_out).max() == date(2019, 12, 18)
+def test_an_unannounced_split_of_a_fund_is_a_step_that_lasts(checked):
+    """GOLDBEES, 100 units for one on 2019-12-19, is not in the feed of shares: flagged on its day, served whole."""
+    flagged = checked.findings.filter(pl.col("symbol") == "GOLDBEES", pl.col("reason") == "outlier")
+    assert days_of(flagged).to_list() == [date(2019, 12, 19)]
+    assert not checked.findings["quarantined"].any()
 
 
 def test_previous_close_is_not_adjusted_on_ex_dates_so_the_gate_never_reads_it(events):
