@@ -81,6 +81,12 @@ def upgrade() -> None:
         ["id"],
         postgresql_where=sa.text("done_at IS NULL OR confirmed_at IS NULL"),
     )
+    op.create_index(
+        "ix_corporate_actions_renames",
+        "corporate_actions",
+        ["new_symbol"],
+        postgresql_where=sa.text("kind = 'rename'"),
+    )
     op.create_table(
         "account_actions",
         sa.Column("account_id", sa.BigInteger(), nullable=False),

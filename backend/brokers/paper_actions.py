@@ -42,6 +42,9 @@ async def adjust(
         # What came on the ex-date or later has no part in it.
         traded, since = await _traded_since(session, account_id, action, ex_at)
         before = shares if action.kind is ActionKind.RENAME else shares - since
+        if action.kind is ActionKind.DIVIDEND:
+            # A split of the same day or later may have been booked before the dividend became known.
+            before = await _held_before(session, account_id, action, ex_at)
         if action.kind in RESCALING and traded and before:
             log.error("paper_holding_mixed", account=account_id, action=action.key, shares=shares, since=since)
             return False
@@ -88,6 +91,14 @@ async def _traded_since(
     )
     count, shares = (await session.execute(traded)).one()
     return count > 0, int(shares)
+
+
+async def _held_before(session: AsyncSession, account_id: int, action: CorporateAction, ex_at: datetime) -> int:
+    """Shares at the close before the ex-date, by the entries of then."""
+    held = select(func.coalesce(func.sum(PaperEntry.amount), 0)).where(
+        PaperEntry.account_id == account_id, PaperEntry.asset == action.symbol, PaperEntry.at < ex_at
+    )
+    return int((await session.execute(held)).scalar_one())
 
 
 def _postings(action: CorporateAction, shares: int, due: Entitlement) -> list[Posting]:

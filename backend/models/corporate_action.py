@@ -48,6 +48,7 @@ class CorporateActionRecord(Base):
 
     __table_args__ = (
         UniqueConstraint("symbol", "ex_date", "kind"),
+        Index("ix_corporate_actions_renames", "new_symbol", postgresql_where=text("kind = 'rename'")),
         Index("ix_corporate_actions_waiting", "id", postgresql_where=text("done_at IS NULL OR confirmed_at IS NULL")),
     )
 

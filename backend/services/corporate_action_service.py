@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 
@@ -288,7 +288,8 @@ async def _shares(session: AsyncSession, account_id: int, action: CorporateActio
 
 async def _replan(session: AsyncSession, trade: AutoTrade, action: CorporateAction, now: datetime) -> None:
     """A trade's plan on the new scale, and its figures as its fills and actions now say."""
-    levels = levels_after(action, Levels(trade.quantity, trade.reference_price, trade.target_price, trade.stop_price))
+    due = await _on_todays_scale(session, trade.account_id, action)
+    levels = levels_after(due, Levels(trade.quantity, trade.reference_price, trade.target_price, trade.stop_price))
     trade.quantity, trade.reference_price = levels.quantity, levels.reference
     trade.target_price, trade.stop_price = levels.target, levels.stop
     trade.symbol = action.symbol_after
@@ -296,6 +297,18 @@ async def _replan(session: AsyncSession, trade: AutoTrade, action: CorporateActi
     await update_trade(session, trade.id, now, announced=False)
     if trade.status is TradeStatus.CLOSED and trade.exit_reason is None:
         trade.exit_reason = ExitReason.EXTERNAL
+
+
+async def _on_todays_scale(session: AsyncSession, account_id: int, action: CorporateAction) -> CorporateAction:
+    """A dividend per share of now, where it became known after a split that came later than it."""
+    if action.kind is not ActionKind.DIVIDEND:
+        return action
+    applied = await records.applied_after(session, account_id, action.ex_date - timedelta(days=1))
+    place = action.ex_date, action.turn
+    later = [a for _, a in applied if a.symbol == action.symbol and (a.ex_date, a.turn) > place and a.kind in RESCALING]
+    close = action.close_before
+    close = None if close is None else price_told(later, close)
+    return replace(action, amount=price_told(later, action.amount), close_before=close)
 
 
 async def _flag(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -139,16 +140,16 @@ async def test_an_applied_split_that_is_told_otherwise_is_held_for_a_person_once
 async def test_what_two_sources_tell_is_applied_once_whenever_the_second_is_heard(trading, market, holder):
     """A table of factors calls every rescaling a split; the exchange's feed tells the same bonus, and a dividend."""
     held, cash = (await trade_of(trading, holder)).entry_quantity, (await books(trading, holder)).cash
-    factors = action(kind=ActionKind.SPLIT, shares_before=1, shares_after=2, source="file")
+    factors = action(kind=ActionKind.SPLIT, shares_before=1, shares_after=4, source="file")
     paid = {"kind": ActionKind.DIVIDEND, "amount": D("18.50")}
     market.actions = [factors, action(**paid, source="nse"), action(**paid, source="file", subject="dividend")]
-    now_trades_at(market, 750)
+    now_trades_at(market, 375)
     await settle_actions(trading, market.now)
-    market.actions.append(action(**DOUBLED, source="nse"))
+    market.actions += [action(**DOUBLED, source="nse"), action(**SPLIT | {"shares_after": 2}, source="nse")]
     market.now += timedelta(minutes=20)
     await settle_actions(trading, market.now)
     mine = await books(trading, holder)
-    assert (mine.shares, mine.cash) == ({"INFY": 2 * held}, cash + held * D("18.50"))
+    assert (mine.shares, mine.cash) == ({"INFY": 4 * held}, cash + held * D("18.50"))
     assert await held_back(trading) == []
     await agrees(trading, holder)
 
@@ -202,6 +203,47 @@ async def test_a_later_action_waits_for_the_one_before_it(trading, market, holde
     shares = held * 2 * held // (held + 1) * 3 // 2
     assert (await books(trading, holder)).shares == {"INFY": shares}
     assert (await trade_of(trading, holder)).entry_quantity == shares
+    await agrees(trading, holder)
+
+
+async def test_a_later_action_waits_in_our_books_where_the_broker_keeps_its_own(trading, market, holder):
+    held = (await trade_of(trading, holder)).entry_quantity
+    market.stocks["INFY"].closes = {TUESDAY: D(1490)}
+    first = BONUS | {"shares_before": held + 1, "shares_after": 2 * held}
+    market.actions = [action(**first), action(on=WEDNESDAY, **BONUS)]
+    await settle_actions(replace(trading, brokers={}), at_ten(WEDNESDAY))
+    assert (await books(trading, holder)).shares == {"INFY": held}
+
+
+async def test_a_price_of_the_day_before_confirms_nothing(trading, market, holder, monkeypatch):
+    market.actions = [action(**DOUBLED)]
+    now_trades_at(market, 1500)
+    quotes = trading.market_data.quotes
+
+    async def of_yesterday(symbols, _as_of):
+        return await quotes(symbols, TUESDAY_10 - timedelta(days=1))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trading.market_data, "quotes", of_yesterday)
+        await settle_actions(trading, market.now)
+    assert await held_back(trading) == []
+    now_trades_at(market, 760)
+    await settle_actions(trading, market.now)
+    assert await held_back(trading) == []
+
+
+async def test_a_dividend_heard_of_after_the_split_of_its_day_is_paid_on_the_old_shares(trading, market, holder):
+    """The books, the broker and the stop end as if both had been known in the morning."""
+    held, cash = (await trade_of(trading, holder)).entry_quantity, (await books(trading, holder)).cash
+    market.actions = [action(**SPLIT)]
+    now_trades_at(market, 276)
+    await settle_actions(trading, market.now)
+    market.actions.append(action(kind=ActionKind.DIVIDEND, amount=D(120)))
+    market.now += timedelta(minutes=20)
+    await settle_actions(trading, market.now)
+    trade, mine = await trade_of(trading, holder), await books(trading, holder)
+    assert (mine.cash, trade.dividends) == (cash + 120 * held, 120 * held)
+    assert trade.stop_price == D(1410 - 120) / 5
     await agrees(trading, holder)
 
 
