@@ -113,10 +113,10 @@ def hundredfold(from_times: int, to_times: int) -> pl.Expr:
     level = jump.cum_sum().over(SERIES)
     anchored = pl.col("previous").first().over(SERIES).is_not_null()
     usual = level.mode().min().over(SERIES)
-    place, of_level = pl.int_range(pl.len()).over(SERIES), [*SERIES, level]
-    at_usual = pl.when(level == usual).then(place)
-    before = place.max().over(of_level) < at_usual.min().over(SERIES)
-    after = place.min().over(of_level) > at_usual.max().over(SERIES)
+    start, of_level = pl.col("start"), [*SERIES, level]
+    at_usual = pl.when(level == usual).then(start)
+    before = start.max().over(of_level) < at_usual.min().over(SERIES)
+    after = start.min().over(of_level) > at_usual.max().over(SERIES)
     lasting = (pl.len().over(of_level) >= LASTING_BARS_MIN) & (before | after)
     return pl.when(anchored).then(level != 0).otherwise((level != usual) & ~lasting)
 
