@@ -66,11 +66,8 @@ class BarChannel:
             self.news.tell()
 
     def take(self, bars: Sequence[Bar], source: str, note: str | None) -> None:
-        """Learn finished bars, oldest first; the first time, those of the last session among them."""
-        if not self.ready and bars:
-            last_day = _day(bars[-1].start)
-            bars = [bar for bar in bars if _day(bar.start) == last_day]
-        fresh = [bar for bar in bars if self.last_start is None or bar.start > self.last_start]
+        """Learn finished bars, oldest first; of those, the ones that are not known yet."""
+        fresh = [bar for bar in bars[-BARS_KEPT_MAX:] if self.last_start is None or bar.start > self.last_start]
         self._source, self._note = source, note
         if fresh or not self.ready:
             self._bars = [*self._bars, *fresh][-BARS_KEPT_MAX:]
@@ -92,8 +89,6 @@ class BarChannel:
     def look(self, slot: Slot | None, quote: Quote | None, minutes: Sequence[Bar]) -> None:
         """Learn the present: the slot that the quote is of, None where there is none; and that the market is seen."""
         bar = self._formed(slot, quote, minutes) if slot is not None and quote is not None else None
-        if bar is not None and self.has(bar.start):
-            bar = None
         changed = bar is not None and bar != self._forming_bar
         if changed and bar is not None and quote is not None:
             as_of = quote.as_of.astimezone(IST).isoformat()

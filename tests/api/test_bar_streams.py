@@ -24,6 +24,7 @@ from backend.services.market_data_client import MarketDataClient
 from backend.services.stream_slots import StreamLimits
 from contracts.common import Environment
 from contracts.market import BarsRequest, Interval
+from tests.support.market_server import Stock, quote_of
 from tests.support.stream_world import (
     BAR_PACE,
     WAIT_S_MAX,
@@ -163,6 +164,28 @@ async def test_a_session_ends_when_continuous_trading_of_the_share_does(world: W
             assert (snapshot["day"], snapshot["bars"][-1]["start"][11:16]) == ("2026-08-04", last)
 
 
+async def test_shares_without_derivatives_trade_on_while_the_others_are_in_the_auction(world: World) -> None:
+    world.data.clock.at("2026-08-04 15:18:30")
+    async with streaming(world, f"symbol={WITHOUT_DERIVATIVES}&interval=5m") as bars:
+        assert (await bars.next())["bars"][-1]["start"][11:16] == "15:10"
+        forming = await bars.next()
+        assert (forming["finished"], forming["bar"]["start"][11:16]) == (False, "15:15")
+        world.data.clock.at("2026-08-04 15:22:30")
+        await bars.until("15:15", finished=True)
+        assert (await bars.next())["bar"]["start"][11:16] == "15:20"
+
+
+async def test_an_old_quote_forms_no_bar(world: World) -> None:
+    quote = quote_of("TCS", Stock(Decimal(100)), datetime(2026, 8, 4, 10, 4, tzinfo=IST))
+    slots = [
+        world.streams.bars._forming_slot(("TCS", Interval.MIN_5), quote, datetime(2026, 8, 4, 10, 4, s, tzinfo=IST))
+        for s in (0, 59)
+    ]
+    assert slots[0] == slots[1] is not None
+    ended = datetime(2026, 8, 4, 10, 5, tzinfo=IST)
+    assert world.streams.bars._forming_slot(("TCS", Interval.MIN_5), quote, ended) is None
+
+
 async def test_the_day_so_far_is_a_forming_daily_bar(world: World) -> None:
     async with streaming(world, "symbol=INFY&interval=1d") as bars:
         snapshot = await bars.next()
@@ -187,6 +210,9 @@ async def test_all_sockets_share_one_look_at_the_market(world: World) -> None:
         seen = [[await bars.next(), await bars.next()] for bars in (one, two, three)]
         assert seen[0] == seen[1] == seen[2]
         # the snapshot's bars and the forming bar's minutes, each asked for once
+        asked = world.data.switch.asked["/v1/quotes"]
+        while world.data.switch.asked["/v1/quotes"] < asked + 60:
+            await world.client.get("/health")
         assert world.data.switch.asked["/v1/bars"] == 2
         world.data.clock.at("2026-08-04 10:06:10")
         for bars in (one, two, three):
@@ -299,6 +325,8 @@ def test_a_slow_listener_misses_no_finished_bar_or_gets_a_snapshot() -> None:
     channel.take([minute(number) for number in range(5)], "test", None)
     channel.take([minute(number) for number in range(3, 10)], "test", None)
     assert [bar_in(message) for message in told(channel, slow)] == [minute(number) for number in range(1, 10)]
+    (newcomers,) = told(channel, Cursor())
+    assert [read(row) for row in newcomers["bars"]] == [minute(number) for number in range(10)]
     channel.take([minute(number) for number in range(10, BARS_KEPT_MAX)], "test", None)
     assert [bar_in(message) for message in told(channel, slow)][-1] == minute(BARS_KEPT_MAX - 1)
     channel.take([minute(number) for number in range(500, 501 + BARS_KEPT_MAX)], "test", None)
