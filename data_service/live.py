@@ -11,7 +11,7 @@ import structlog
 
 from contracts.market import Quote
 from data_service.checks import QuoteContext
-from data_service.errors import StoreError
+from data_service.errors import DataServiceError, StoreError
 from data_service.minutes import MINUTE_S, Minute, MinuteBars
 from data_service.providers.base import ProviderError, RawQuote
 from data_service.providers.kite_ticks import KiteTicker
@@ -171,6 +171,8 @@ class LiveMarket:
         while True:
             try:
                 await job()
+            except DataServiceError as error:
+                log.warning("live_job_failed", error=str(error))
             except Exception:
                 log.exception("live_job_failed")
             await asyncio.sleep(every_s)
