@@ -16,10 +16,11 @@ from pydantic import TypeAdapter
 from websockets.exceptions import ConnectionClosed
 
 from backend.api.schemas.stream import StreamMessage
-from backend.domain.calendar import IST
+from backend.domain.calendar import IST, standard_calendar
+from backend.domain.market import Exchange, StockClass
 from backend.services.bar_channel import BARS_KEPT_MAX, BarChannel, Cursor
 from backend.services.bar_stream import Due, bars_of
-from backend.services.forming_bar import MINUTE, Bar
+from backend.services.forming_bar import MINUTE, Bar, Forming, Slot, slot_at
 from backend.services.market_data_client import MarketDataClient
 from backend.services.stream_slots import StreamLimits
 from contracts.common import Environment
@@ -333,3 +334,20 @@ def test_a_slow_listener_misses_no_finished_bar_or_gets_a_snapshot() -> None:
     (snapshot,) = told(channel, slow)
     assert (snapshot["type"], read(snapshot["bars"][-1])) == ("snapshot", minute(500 + BARS_KEPT_MAX))
     assert told(channel, slow) == []
+
+
+def test_a_finished_minute_replaces_the_prices_seen_in_it() -> None:
+    open_at = minute(0).start
+    forming = Forming(Slot(open_at, open_at + 5 * MINUTE)).with_price(Decimal(150))
+    assert forming.bar() == Bar(open_at, *[Decimal(150)] * 4, 0)
+    forming = forming.with_minutes([minute(0)]).with_price(Decimal(99))
+    assert forming.bar() == Bar(open_at, Decimal(100), Decimal(100), Decimal(99), Decimal(99), 1)
+
+
+def test_the_last_slot_of_a_session_is_as_short_as_it_must_be() -> None:
+    session = standard_calendar().session_on(Exchange.NSE, date(2026, 8, 4))
+    assert session is not None
+    late = datetime(2026, 8, 4, 15, 20, tzinfo=IST)
+    slot = slot_at(session, StockClass.NON_CAS, Interval.HOUR_1, late)
+    assert slot == Slot(late.replace(minute=15), late.replace(minute=30))
+    assert slot_at(session, StockClass.CAS, Interval.HOUR_1, late) is None
