@@ -205,7 +205,7 @@ def merged(told: Iterable[tuple[str, CorporateAction]]) -> list[CorporateAction]
 def _agreed(by_source: Mapping[str, list[CorporateAction]]) -> list[CorporateAction]:
     """One event of a share, from the source that tells most of it; flagged where another tells it otherwise."""
     told = {source: _of_one_source(actions) for source, actions in sorted(by_source.items())}
-    most = max(told.values(), key=len)
+    most = max(told.values(), key=lambda actions: (len(actions), any(a.kind is ActionKind.BONUS for a in actions)))
     meant = {(ratio_of(a), sum(x.amount for x in a), frozenset(x.new_symbol for x in a)) for a in told.values()}
     return most if len(meant) == 1 else [_contradicted(action) for action in most]
 

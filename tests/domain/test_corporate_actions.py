@@ -233,6 +233,7 @@ def test_a_bonus_that_another_source_calls_a_split_is_applied_once() -> None:
     words = [split(1, 2), split(1, 2, kind=ActionKind.BONUS)]
     assert told(nse=words, file=[split(1, 4)]) == told(file=[split(1, 4)], nse=words) == words
     assert all(a.flagged for a in told(nse=words, file=[split(1, 2)]))
+    assert told(file=[split(1, 2)], nse=words[1:]) == words[1:]
 
 
 def test_what_is_told_under_the_name_of_the_very_day_is_the_old_names() -> None:
