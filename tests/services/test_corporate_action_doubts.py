@@ -23,6 +23,7 @@ from backend.models import (
 from backend.services.action_record_service import scales
 from backend.services.auto_trading_service import run_cycle
 from backend.services.corporate_action_service import settle_actions
+from backend.services.reconcile_service import reconcile
 from backend.services.trading_state_service import lift_own
 from contracts.market import ActionKind
 from contracts.predictions import Action
@@ -38,9 +39,11 @@ from tests.services.test_corporate_action_service import (
     agrees,
     at_broker,
     books,
+    late_fill,
     now_trades_at,
     profit,
     trade_of,
+    unknown_exit,
 )
 
 D = Decimal
@@ -230,6 +233,29 @@ async def test_a_price_of_the_day_before_confirms_nothing(trading, market, holde
     now_trades_at(market, 760)
     await settle_actions(trading, market.now)
     assert await held_back(trading) == []
+
+
+async def test_late_fills_and_two_traders_at_once_neither_block_nor_lose_each_other(
+    two_traders, trading, market, holder
+):
+    """Executions of Monday become known while Tuesday's actions are applied: any order comes to the same end."""
+    held = (await trade_of(trading, holder)).entry_quantity
+    cash = (await books(trading, holder)).cash
+    order = await unknown_exit(trading, holder, 8)
+    market.actions = [action(**SPLIT), action(kind=ActionKind.DIVIDEND, amount=D(18))]
+    now_trades_at(market, 300)
+    await asyncio.wait_for(
+        asyncio.gather(
+            *(settle_actions(trader, market.now) for trader in two_traders * 3),
+            *(late_fill(trading, order, 2, "1520", f"late{number}") for number in range(4)),
+            *(reconcile(trader) for trader in two_traders),
+        ),
+        timeout=20,
+    )
+    trade, mine = await trade_of(trading, holder), await books(trading, holder)
+    left = held - 8
+    assert (trade.entry_quantity - trade.exit_quantity, mine.shares) == (5 * left, {"INFY": 5 * left})
+    assert (mine.cash, trade.dividends) == (cash + 8 * 1520 - 4 * 7 + 18 * left, 18 * left)
 
 
 async def test_a_dividend_heard_of_after_the_split_of_its_day_is_paid_on_the_old_shares(trading, market, holder):
