@@ -274,7 +274,7 @@ class RecordedView:
     def days(self, as_of_s: int) -> tuple[date, date] | None:
         """See MarketView."""
         frames = [bars for interval in Interval for _, bars in self._snapshot.years(interval)]
-        first = min((int(year.bars.day.min()) for year in frames), default=None)
+        first = min((int(year.bars.day.min()) for year in frames if len(year.bars)), default=None)
         last = max((day for year in frames if (day := year.last_day(as_of_s)) is not None), default=None)
         if first is None or last is None:
             return None

@@ -70,9 +70,10 @@ class Decoder:
         """Stored bars (BAR_SCHEMA) of one interval as arrays."""
         frame = stored.sort(BAR_KEY)
         groups = frame.group_by("symbol", maintain_order=True).len()
-        ends = np.cumsum(groups["len"].to_numpy())
-        symbols = groups["symbol"].to_list()
-        spans = dict(zip(symbols, zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True), strict=True))
+        counts = groups["len"].to_numpy().astype(np.int64)
+        ends = np.cumsum(counts)
+        places = zip((ends - counts).tolist(), ends.tolist(), strict=True)
+        spans = dict(zip(groups["symbol"].to_list(), places, strict=True))
         start = frame["start"].to_numpy()
         day = (start + IST_OFFSET_S) // DAY_S
         end = self._daily_ends(day, spans) if interval is Interval.DAY_1 else start + INTERVAL_S[interval]
