@@ -38,7 +38,9 @@ def settings_of(data_dir: Path | None) -> Settings:
     try:
         return Settings(data_dir=data_dir) if data_dir else Settings()
     except ValidationError as error:
-        raise typer.BadParameter("; ".join(str(item["msg"]) for item in error.errors())) from error
+        raise typer.BadParameter(
+            "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in error.errors())
+        ) from error
 
 
 def _stores(data_dir: Path | None) -> Stores:

@@ -121,24 +121,26 @@ async def _bars(
     for name, failure in failures.items():
         console.print(f"  {name}: {failure}", style="yellow", markup=False, soft_wrap=True)
     if failures and lacking:
-        console.print("Not complete: run the same command again later; it asks only for what is lacking.")
+        console.print(
+            "Not complete: run the same command again later; it asks only for what is lacking.", soft_wrap=True
+        )
     return not (failures and lacking)
 
 
 def run_verify(stores: Stores, console: Console, now_s: int, *, quarantine: bool) -> bool:
-    """Check every stored bar; True where none is in the store that the gate would keep out. Raises StoreError."""
+    """Check every bar, stored or kept out; True where none is stored that should not be. Raises StoreError."""
     gate = Gate(stores, load_sessions(), load_reference())
-    table, left = Table("interval", "year", "bars", "found", "quarantined"), 0
+    table, left = Table("interval", "year", "bars", "found", "taken out", "let in"), 0
     parts = len(stores.bars.stamps())
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console) as progress:
         task = progress.add_task("Checking", total=parts)
         for part in verify(stores, gate, now_s, quarantine=quarantine):
-            wrong = int(part.findings["quarantined"].sum())
-            left += wrong - part.removed
+            left += part.doubted - part.removed
             found = ", ".join(
                 f"{n} {reason}" for reason, n in part.findings["reason"].value_counts(sort=True).iter_rows()
             )
-            table.add_row(part.interval, str(part.year), f"{part.bars:,}", found or "nothing", str(part.removed))
+            changed = str(part.removed), str(part.released)
+            table.add_row(part.interval, str(part.year), f"{part.bars:,}", found or "nothing", *changed)
             progress.advance(task)
     console.print(table if parts else "Nothing is stored.")
     if left:

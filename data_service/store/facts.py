@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
-from contracts.market import ActionKind
+from contracts.market import ActionKind, Interval
 from data_service.files import exclusive
-from data_service.store.base import Upserted
+from data_service.store.base import Upserted, year_of_start
 from data_service.store.frame_files import read_frame, staged
 from data_service.store.schemas import (
     ABSENCE_KEY,
@@ -121,6 +121,22 @@ class Facts:
         if fresh.is_empty():
             return Upserted(unchanged=len(rows))
         return self._upsert("findings", fresh, QUARANTINE_SCHEMA, QUARANTINE_KEY)
+
+    def replace_findings(self, interval: Interval, year: int, rows: pl.DataFrame) -> None:
+        """Put `rows` (QUARANTINE_SCHEMA) in the place of all findings of the interval's bars of a year.
+
+        What was found before keeps its first time. Raises OSError too.
+        """
+        with exclusive(self.folder):
+            known = self.findings()
+            of_part = (pl.col("interval") == interval) & (year_of_start() == year).fill_null(False)
+            before = known.filter(of_part).select(*QUARANTINE_KEY, first_at="found_at").unique(QUARANTINE_KEY)
+            timed = rows.unique(QUARANTINE_KEY, maintain_order=True).join(
+                before, on=QUARANTINE_KEY, how="left", nulls_equal=True, maintain_order="left"
+            )
+            found = timed.with_columns(found_at=pl.coalesce("first_at", "found_at")).select(list(QUARANTINE_SCHEMA))
+            merged = pl.concat([known.filter(~of_part), found]).sort("found_at", maintain_order=True)
+            staged(self._path("findings"), merged.tail(FINDINGS_MAX)).replace(self._path("findings"))
 
     def absences(self) -> pl.DataFrame:
         """Sessions of a symbol for which no provider had a bar (ABSENCE_SCHEMA)."""
