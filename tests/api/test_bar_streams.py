@@ -339,7 +339,8 @@ def test_a_slow_listener_misses_no_finished_bar_or_gets_a_snapshot() -> None:
 def test_a_finished_minute_replaces_the_prices_seen_in_it() -> None:
     open_at = minute(0).start
     forming = Forming(Slot(open_at, open_at + 5 * MINUTE)).with_price(Decimal(150))
-    assert forming.bar() == Bar(open_at, *[Decimal(150)] * 4, 0)
+    early = Decimal(150)
+    assert forming.bar() == Bar(open_at, early, early, early, early, 0)
     forming = forming.with_minutes([minute(0)]).with_price(Decimal(99))
     assert forming.bar() == Bar(open_at, Decimal(100), Decimal(100), Decimal(99), Decimal(99), 1)
 
