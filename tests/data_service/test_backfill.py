@@ -148,6 +148,18 @@ async def test_where_a_provider_failed_nothing_is_called_absent(world):
     assert len(world.held()) == len(DAYS)
 
 
+async def test_a_provider_that_told_of_one_share_and_failed_at_another_makes_none_absent(world):
+    starts = [SESSIONS.by_day[day].open_s for day in DAYS]
+    quote = {name: [99.0] * len(DAYS) for name in ("open", "high", "low", "close")} | {"volume": [*range(len(DAYS))]}
+    result = {"meta": {"symbol": "BETA.NS"}, "timestamp": starts, "indicators": {"quote": [quote]}}
+    world.server.replies["/v8/finance/chart/BETA.NS"] = as_json({"chart": {"result": [result], "error": None}})
+    world.server.replies["/v8/finance/chart/ACME.NS"] = HTML
+    (first, *_) = await world.run("ACME", "BETA", chain=world.chain(world.yahoo))
+    assert first.ingested.counts.new > 0
+    assert set(first.failures) == {"yahoo"}
+    assert world.stores.facts.absences().is_empty()
+
+
 @pytest.mark.parametrize("interval", [Interval.MIN_5, Interval.MIN_1])
 async def test_what_nobody_could_have_is_not_absent(world, interval):
     """No provider of that interval, and one that does not reach so far back."""

@@ -167,6 +167,18 @@ def test_a_name_that_is_given_to_another_share_later_brings_nothing_of_that_shar
     assert view.factors("SAME", THURSDAY).factor.tolist() == [0.5]
 
 
+def test_a_name_that_is_not_given_yet_has_no_part_in_what_was_before(tmp_path):
+    stores = filled_store(tmp_path, {Interval.DAY_1: [daily("FRESH", MONDAY, 40_000)]})
+    told = [
+        action("BETA", THURSDAY, "rename", new_symbol="FRESH"),
+        action("BETA", TUESDAY, "split", shares_before=1, shares_after=2),
+    ]
+    stores.facts.upsert_actions(pl.DataFrame(told, schema=ACTION_SCHEMA))
+    view = RecordedMarket(stores, SESSIONS, {}).view()
+    assert view.factors("FRESH", WEDNESDAY).factor.tolist() == []
+    assert view.factors("FRESH", THURSDAY).factor.tolist() == [0.5]
+
+
 def test_a_quote_is_made_of_the_bars_that_reach_furthest(tmp_path):
     minute = ("TCS", at_s("2024-03-20 09:20"), 500, 510, 490, 505, 7)
     fives = five_minutes("TCS", WEDNESDAY, [400, 401, 402])
