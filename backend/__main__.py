@@ -4,12 +4,14 @@ import sys
 from contextlib import suppress
 
 from pydantic import ValidationError
-from uvicorn.main import STARTUP_FAILURE
 
 from backend import log
 from backend.api.server import GatewayServer
 from backend.config import Settings
 from backend.main import create_app, log_file
+
+STARTUP_FAILED = 3
+"""The exit code that uvicorn itself gives."""
 
 
 def main() -> None:
@@ -23,7 +25,7 @@ def main() -> None:
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
         server.run()
     if not server.started:
-        sys.exit(STARTUP_FAILURE)
+        sys.exit(STARTUP_FAILED)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ _FACTS = text("""
                                               ELSE limit_price >= CAST(:limit_price AS numeric) END, true)) AS opposite,
            EXISTS (SELECT FROM live WHERE symbol = :symbol AND state = 'unknown') AS unknown,
            EXISTS (SELECT FROM account_actions x JOIN corporate_actions c ON c.id = x.action_id
-                    WHERE x.account_id = :account_id AND x.status = 'pending'
+                    WHERE x.account_id = :account_id
+                      AND (x.status = 'pending' OR x.settled_at > CAST(:decided_at AS timestamptz))
                       AND CAST(:symbol AS varchar) IN (c.symbol, c.new_symbol)) AS action_pending,
            coalesce((SELECT sum(open * limit_price) FROM live WHERE side = 'buy'), 0)
                + coalesce((SELECT sum(balance) FROM ledger_balances
@@ -81,6 +82,7 @@ async def facts_of(
                 "symbol": order.symbol,
                 "side": order.side.value,
                 "limit_price": order.limit_price,
+                "decided_at": order.decided_at,
                 "second_s": SECOND_S,
                 "window_s": rules.gate.symbol_window_s,
             },

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from backend.brokers.base import AccountSnapshot, Broker, BrokerError
 from backend.db import is_about_data, lock_account
 from backend.domain.calendar import IST
+from backend.domain.corporate_actions import RESCALING
 from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import OrderType, Side
 from backend.domain.orders import LIVE_STATES, Intent, OrderState, external_order_id, is_own_name
@@ -33,12 +34,13 @@ from backend.models import (
     OutboxMessage,
 )
 from backend.services import ledger_service
-from backend.services.action_record_service import is_pending
+from backend.services.action_record_service import actions_of_trades, is_pending
 from backend.services.broker_books import BOOK_TIMEOUT_S
 from backend.services.context import Trading
 from backend.services.corporate_action_service import settle_actions
 from backend.services.order_service import update_trade
 from backend.services.reconcile_service import reconcile
+from backend.services.trade_query_service import midnight_before
 from backend.services.trading_state_service import impose
 
 log = structlog.get_logger()
@@ -348,9 +350,12 @@ async def _open_trades(session: AsyncSession, account_ids: Sequence[int]) -> Map
 async def _close_by_hand(session: AsyncSession, trade_id: int, holding: int, now: datetime) -> None:
     """Give an open trade the sells by hand that took its shares: its result is then what they really brought.
 
-    Shares of the user's own are taken to be sold first: only what the account lacks is the trade's.
+    Shares of the user's own are taken to be sold first: only what the account lacks is the trade's. Sells of before a
+    split or bonus count other shares than those that are lacking now: a broker may credit new ones days later.
     """
     trade = (await session.scalars(select(AutoTrade).where(AutoTrade.id == trade_id).with_for_update())).one()
+    actions = (await actions_of_trades(session, [trade_id]))[trade_id]
+    rescaled = [midnight_before(action.ex_date) for action in actions if action.kind in RESCALING]
     missing = trade.entry_quantity - trade.exit_quantity - holding
     sells = await session.scalars(
         select(Order)
@@ -362,7 +367,7 @@ async def _close_by_hand(session: AsyncSession, trade_id: int, holding: int, now
             Order.auto_trade_id.is_(None),
             Order.state.not_in(LIVE_STATES),
             Order.filled_quantity > 0,
-            Order.decided_at >= trade.decided_at,
+            Order.decided_at >= max([trade.decided_at, *rescaled]),
         )
         .order_by(Order.id.desc())
     )

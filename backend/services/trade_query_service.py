@@ -11,6 +11,7 @@ from sqlalchemy import and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.calendar import IST
+from backend.domain.corporate_actions import RESCALING, CorporateAction
 from backend.domain.decide import TradeStatus
 from backend.domain.market import Side
 from backend.domain.modes import Mode
@@ -22,6 +23,7 @@ from backend.services.action_record_service import actions_of_trades
 from backend.services.context import Trading
 from backend.services.plan_service import midnight_after
 from contracts.common import SYMBOLS_PER_REQUEST_MAX
+from contracts.market import Quote
 
 log = structlog.get_logger()
 
@@ -119,31 +121,38 @@ async def positions_of(session: AsyncSession, trades: Iterable[AutoTrade]) -> di
     return {trade_id: position_of(executed(timeline(of, actions[trade_id]))) for trade_id, of in fills.items()}
 
 
-async def last_prices(trading: Trading, symbols: Iterable[str]) -> Mapping[str, Decimal]:
-    """The last price of each symbol in rupees; empty where data_service does not answer: a list is better than none."""
+async def last_quotes(trading: Trading, symbols: Iterable[str]) -> Mapping[str, Quote]:
+    """The last quote of each symbol; empty where data_service does not answer: a list is better than none."""
     wanted = sorted(set(symbols))[:SYMBOLS_PER_REQUEST_MAX]
     if not wanted:
         return {}
     try:
         batch = await trading.market_data.quotes(wanted, await trading.clock())
     except SaudaError as error:
-        log.warning("no_last_prices", detail=error.detail)
+        log.warning("no_last_quotes", detail=error.detail)
         return {}
-    return {symbol: quote.last for symbol, quote in batch.reply.quotes.items()}
+    return batch.reply.quotes
 
 
 async def valued_trades(trading: Trading, trades: Sequence[AutoTrade]) -> list[ValuedTrade]:
     """Value what the trades hold at the last quotes."""
     async with trading.sessions() as session:
         positions = await positions_of(session, trades)
-    prices = await last_prices(trading, (trade.symbol for trade in trades if trade.id in positions))
-    return [_valued(trade, positions.get(trade.id), prices.get(trade.symbol)) for trade in trades]
+        actions = await actions_of_trades(session, list(positions))
+    quotes = await last_quotes(trading, (trade.symbol for trade in trades if trade.id in positions))
+    return [
+        _valued(trade, positions.get(trade.id), quotes.get(trade.symbol), actions.get(trade.id, ())) for trade in trades
+    ]
 
 
-def _valued(trade: AutoTrade, position: Position | None, last: Decimal | None) -> ValuedTrade:
-    if position is None or last is None:
+def _valued(
+    trade: AutoTrade, position: Position | None, quote: Quote | None, actions: Sequence[CorporateAction]
+) -> ValuedTrade:
+    """A price of before the last split or bonus says nothing of the shares held now."""
+    since = max((action.ex_date for action in actions if action.kind in RESCALING), default=date.min)
+    if position is None or quote is None or quote.as_of.astimezone(IST).date() < since:
         return ValuedTrade(trade, None, None)
-    return ValuedTrade(trade, last, position.unrealized(last))
+    return ValuedTrade(trade, quote.last, position.unrealized(quote.last))
 
 
 async def profit_and_loss(trading: Trading, user_id: int, market_now: datetime) -> ProfitAndLoss:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -475,6 +476,64 @@ async def test_an_action_that_cannot_be_applied_bars_its_symbol_and_no_other(tra
     assert trade.stop_price > 1400
     assert (trade.exit_reason, trade.exit_quantity) == (ExitReason.STOP, held * held // (held + 1))
     await agrees(trading, user)
+
+
+async def test_the_gate_refuses_what_was_decided_on_the_old_scale(trading, market, user, monkeypatch):
+    """An exit was decided; before it is sent the action becomes known and is applied."""
+    held, send = (await trade_of(trading, user)).entry_quantity, auto_trading_service.send
+
+    async def send_after(world, claim, recorded, market_now):
+        market.actions = [action(kind=ActionKind.BONUS, shares_before=held + 1, shares_after=held)]
+        assert await settle_actions(world, market_now + timedelta(minutes=20))
+        await send(world, claim, recorded, market_now)
+
+    monkeypatch.setattr(auto_trading_service, "send", send_after)
+    now_trades_at(market, 1400)
+    await run_cycle(trading, market.now)
+    async with trading.sessions() as session:
+        order = (await session.scalars(select(Order).where(Order.side == Side.SELL))).one()
+    assert (order.state, order.denied_reason) == (OrderState.DENIED, Reason.ACTION_PENDING)
+
+
+async def test_a_price_of_before_the_split_values_nothing(trading, market, user):
+    """From midnight of the ex-date to its first trade the last price is on the old scale."""
+    market.now = TUESDAY_10.replace(hour=8)
+    market.actions = [action(**SPLIT)]
+    market.stocks["INFY"] = replace(market.stocks["INFY"], as_of=TUESDAY_10.replace(hour=15, minute=30) - timedelta(1))
+    assert await settle_actions(trading, market.now)
+    async with trading.sessions() as session:
+        trades = await live_trades_of(session, user)
+    (before,) = await valued_trades(trading, trades)
+    assert (before.last_price, before.unrealized_pnl) == (None, None)
+    market.stocks["INFY"] = replace(market.stocks["INFY"], as_of=None)
+    market.now = TUESDAY_10
+    now_trades_at(market, 303)
+    (after,) = await valued_trades(trading, trades)
+    assert after.last_price == 303
+
+
+async def test_a_sale_by_hand_of_before_the_split_closes_no_trade_when_new_shares_come_late(trading, market, user):
+    """A real broker may credit the new shares days later: until then the account lacks them."""
+    await by_hand(trading, user, Side.BUY, 20, "1510")
+    await watch_positions(trading)
+    await by_hand(trading, user, Side.SELL, 20, "1490")
+    await watch_positions(trading)
+    account_id = await account_of(trading, user)
+    async with trading.sessions() as session:
+        sold = (await session.scalars(select(Order).where(Order.origin == "external", Order.side == "sell"))).one()
+        assert sold.decided_at.astimezone(IST).date() == market.now.astimezone(IST).date()
+    async with trading.sessions.begin() as session:
+        await session.execute(text("UPDATE orders SET decided_at = decided_at - interval '1 day'"))
+        await session.execute(text("UPDATE auto_trades SET decided_at = decided_at - interval '2 days'"))
+    market.actions = [action(**SPLIT)]
+    assert await settle_actions(trading, market.now + timedelta(minutes=20))
+    held = (await trade_of(trading, user)).entry_quantity
+    async with trading.sessions.begin() as session:
+        late = text("UPDATE paper_balances SET balance = 0 WHERE asset = 'INFY' AND account_id = :account_id")
+        await session.execute(late, {"account_id": account_id})
+    await watch_positions(trading)
+    trade = await trade_of(trading, user)
+    assert (trade.status, trade.exit_quantity, trade.entry_quantity) == (TradeStatus.OPEN, 0, held)
 
 
 async def test_no_loss_is_seen_in_a_price_on_another_scale(trading, market, user):

@@ -38,7 +38,7 @@ LEVELS = (0.01, 0.015, 0.02, 0.025, 0.03, 0.035)
 @dataclass
 class Stock:
     """One stock as the test sets it: last price, shares of the last minute, what the model says; bars of a minute,
-    and the closes of days gone by."""
+    the closes of days gone by, and when it last traded (None: just now)."""
 
     last: Decimal
     bar_volume: int = 100_000
@@ -49,6 +49,7 @@ class Stock:
     reasons: tuple[str, ...] = ()
     bars: list[tuple[datetime, Decimal, Decimal, Decimal, Decimal, int]] = field(default_factory=list)
     closes: dict[date, Decimal] = field(default_factory=dict)
+    as_of: datetime | None = None
 
 
 @dataclass
@@ -70,8 +71,8 @@ def quote_of(symbol: str, stock: Stock, as_of: datetime) -> Quote:
     close = stock.last
     return Quote(
         symbol=symbol,
-        as_of=as_of,
-        age_s=0.0,
+        as_of=stock.as_of or as_of,
+        age_s=0.0 if stock.as_of is None else (as_of - stock.as_of).total_seconds(),
         source="test",
         last=close,
         bid=close - TICK,
