@@ -514,19 +514,14 @@ async def test_a_price_of_before_the_split_values_nothing(trading, market, user)
 
 async def test_a_sale_by_hand_of_before_the_split_closes_no_trade_when_new_shares_come_late(trading, market, user):
     """A real broker may credit the new shares days later: until then the account lacks them."""
+    market.now = TUESDAY_10 - timedelta(hours=20)
     await by_hand(trading, user, Side.BUY, 20, "1510")
     await watch_positions(trading)
     await by_hand(trading, user, Side.SELL, 20, "1490")
     await watch_positions(trading)
+    market.now, market.actions = TUESDAY_10, [action(**SPLIT)]
+    assert await settle_actions(trading, market.now)
     account_id = await account_of(trading, user)
-    async with trading.sessions() as session:
-        sold = (await session.scalars(select(Order).where(Order.origin == "external", Order.side == "sell"))).one()
-        assert sold.decided_at.astimezone(IST).date() == market.now.astimezone(IST).date()
-    async with trading.sessions.begin() as session:
-        await session.execute(text("UPDATE orders SET decided_at = decided_at - interval '1 day'"))
-        await session.execute(text("UPDATE auto_trades SET decided_at = decided_at - interval '2 days'"))
-    market.actions = [action(**SPLIT)]
-    assert await settle_actions(trading, market.now + timedelta(minutes=20))
     held = (await trade_of(trading, user)).entry_quantity
     async with trading.sessions.begin() as session:
         late = text("UPDATE paper_balances SET balance = 0 WHERE asset = 'INFY' AND account_id = :account_id")
