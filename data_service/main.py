@@ -17,6 +17,7 @@ from data_service.clock import Identity, ProgressFile, SimulatedClock, Timeline
 from data_service.complete import Completer
 from data_service.config import Settings
 from data_service.errors import install_handlers
+from data_service.fresh_facts import keep_facts_fresh
 from data_service.ingest import Gate
 from data_service.instruments import InstrumentMaster, load_reference
 from data_service.live import Gauge, LiveMarket, References
@@ -126,6 +127,10 @@ async def providers_running(
             deadline_s=settings.provider_timeout_s,
             monotonic_s=time.monotonic,
         )
+        market.expects_actions = Kind.ACTIONS in upstream.kinds
+        if market.expects_actions:
+            task = asyncio.create_task(keep_facts_fresh(upstream.chain, stores, market.now))
+            stack.callback(task.cancel)
         try:
             yield
         finally:

@@ -52,6 +52,10 @@ def reference_router(market: Market) -> APIRouter:
         instant = checked(market, as_of)
         if from_ > through:
             raise RequestError("validation_failed", "from must not be after through.")
+        if market.expects_actions and market.facts is not None and market.is_present(as_of):
+            today = ist_date(instant)
+            if through >= today and market.facts.actions_told() != today:
+                raise RequestError("actions_unknown", f"No provider has told the actions of {today} yet.", 503)
         actions = market.source.view().actions(from_, through, ist_date(instant))
         return ActionsReply(environment=market.environment, as_of=instant, actions=actions)
 

@@ -66,7 +66,8 @@ QUOTES_EXAMPLE = {"symbols": ["RELIANCE", "TCS"]}
 class Market:
     """What the routes answer from. `now` is the market's clock, `trouble` what /health should say, if anything.
 
-    `live` and `completer` are there while providers are connected, `facts` where the market is a recorded one.
+    `live` and `completer` are there while providers are connected, `facts` where the market is a recorded one;
+    `expects_actions` where a provider tells corporate actions, so that a day without its word is not a day without any.
     """
 
     environment: Environment
@@ -76,6 +77,7 @@ class Market:
     trouble: Callable[[], str]
     live: LiveMarket | None = None
     completer: Completer | None = None
+    expects_actions: bool = False
     facts: Facts | None = None
     metrics: Metrics = field(default_factory=Metrics)
 

@@ -63,6 +63,7 @@ async def _facts(chain: Chain, stores: Stores, console: Console, first: date, th
     try:
         name, actions = await chain.actions(first, through + ACTIONS_AHEAD, FACTS_DEADLINE_S)
         counts = stores.facts.upsert_actions(actions)
+        stores.facts.note_actions_told(ist_date(real_clock()))
         console.print(f"Corporate actions ({name}): {counts.new} new, {counts.changed} changed", markup=False)
     except NoAnswerError as error:
         console.print(f"No corporate actions: {error}", style="yellow", markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from contracts.market import Interval
 from data_service.imports.checked import read_checked
+from data_service.imports.formats import ACTIONS
 from data_service.imports.source import BadRow
 from data_service.ingest import Gate, Ingested
 from data_service.instruments import load_reference
@@ -48,6 +49,8 @@ def import_file(
         return Imported(checked.kind, checked.interval, False, Ingested(), checked.bad, checked.notes)
     if checked.interval is None:
         actions = stores.facts.upsert_actions(checked.rows)
+        if checked.kind == ACTIONS:
+            stores.facts.note_actions_told(ist_instant(now_s).date())
         result = Ingested(actions + stores.facts.upsert_instruments(checked.instruments))
     else:
         result = Gate(stores, sessions, load_reference()).ingest(checked.interval, checked.rows, now_s)

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Hashable
+from datetime import date
 from fractions import Fraction
 from pathlib import Path
 
 import polars as pl
 
 from contracts.market import ActionKind, Interval
-from data_service.files import exclusive
+from data_service.files import exclusive, write_atomically
 from data_service.store.base import Upserted, year_of_start
 from data_service.store.frame_files import read_frame, staged
 from data_service.store.schemas import (
@@ -28,6 +29,7 @@ FINDINGS_MAX = 200_000
 REPEATED_AFTER_DAYS = 15
 """Half of data_service.instruments.TICK_VALID_DAYS: what a source says every day is never thought old."""
 
+TOLD_FILE = "actions-told"
 LEGACY_FACTORS = "factors"
 TABLES_READ = ("actions.parquet", "instruments.parquet", f"{LEGACY_FACTORS}.parquet")
 
@@ -84,6 +86,17 @@ class Facts:
         factors = factor_actions(read_frame(legacy, FACTOR_SCHEMA)).join(actions, on=ACTION_KEY, how="anti")
         return pl.concat([actions, factors]).sort("symbol", "ex_date", maintain_order=True)
 
+    def note_actions_told(self, day: date) -> None:
+        """Remember that a source has told the actions of `day`. Raises OSError."""
+        write_atomically(self.folder / TOLD_FILE, day.isoformat().encode())
+
+    def actions_told(self) -> date | None:
+        """The last day whose actions a source has told."""
+        try:
+            return date.fromisoformat((self.folder / TOLD_FILE).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
     def instruments(self) -> pl.DataFrame:
         """All that was said of instruments (INSTRUMENT_SCHEMA), ordered by symbol and day."""
         return self._read("instruments", INSTRUMENT_SCHEMA)
@@ -100,12 +113,15 @@ class Facts:
         """Add what a source said of instruments on a day (INSTRUMENT_SCHEMA), where it is news. Raises OSError too.
 
         The same word as the one before it is news again after REPEATED_AFTER_DAYS: some of them are relied on only
-        while they are repeated.
+        while they are repeated. A source's lists of one day complete each other: what one leaves out stays as told.
         """
         said = [name for name in INSTRUMENT_SCHEMA if name not in ("known_on", "symbol", "source")]
         of = ["symbol", "source"]
+        before = self.instruments()
         given = rows.select(list(INSTRUMENT_SCHEMA)).unique(INSTRUMENT_KEY, keep="last", maintain_order=True)
-        known = self.instruments().join(given, on=INSTRUMENT_KEY, how="anti").with_columns(given=False)
+        beside = given.join(before, on=INSTRUMENT_KEY, how="left", suffix="_told", maintain_order="left")
+        given = beside.with_columns(pl.coalesce(name, f"{name}_told") for name in said).select(list(INSTRUMENT_SCHEMA))
+        known = before.join(given, on=INSTRUMENT_KEY, how="anti").with_columns(given=False)
         told = pl.concat([known, given.with_columns(given=True)]).sort(*of, "known_on", maintain_order=True)
         same = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1).over(of)) for name in said)
         since = (pl.col("known_on") - pl.col("known_on").shift(1).over(of)).dt.total_days()
