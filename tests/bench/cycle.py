@@ -87,6 +87,8 @@ async def _one_round(engine: AsyncEngine, trading: Trading, now: datetime) -> tu
     await asyncio.gather(*(work() for _ in range(trading.rules.shards_at_once)))
     work_s = time.perf_counter() - started
     copy_s, orders = await _reference(engine)
+    if not orders:
+        raise RuntimeError("the cycle decided nothing: it measures nothing")
     return gather_s, work_s, copy_s, orders
 
 
@@ -193,6 +195,9 @@ async def _populate(engine: AsyncEngine) -> None:
            SELECT account_id, 'cash', '', balance, 0 FROM paper_balances""",
     )
     async with engine.begin() as connection:
+        # Without the day's corporate actions nothing would be decided.
+        told = text("INSERT INTO corporate_action_days (day, asked_at) VALUES (:day, :asked_at)")
+        await connection.execute(told, {"day": NOW.date(), "asked_at": NOW})
         for statement in statements:
             needed = {k: v for k, v in {"n": USERS, "symbols": symbols}.items() if f":{k}" in statement}
             await connection.execute(text(statement), needed)
