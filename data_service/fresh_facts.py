@@ -29,7 +29,7 @@ async def fetch_actions(chain: Chain, stores: Stores, now: datetime) -> tuple[st
     today = ist_date(now)
     name, actions = await chain.actions(today - BACK, today + AHEAD, DEADLINE_S)
     counts = await asyncio.to_thread(stores.facts.upsert_actions, actions)
-    stores.facts.note_actions_told(today)
+    await asyncio.to_thread(stores.facts.note_actions_told, today)
     return name, counts
 
 

@@ -23,6 +23,8 @@ from data_service.store.schemas import (
     QUARANTINE_SCHEMA,
 )
 
+ACTION_TOLD_KEY = ["symbol", "ex_date", "kind", "source"]
+
 FINDINGS_MAX = 200_000
 """The oldest findings beyond these are dropped: the file is rewritten whole."""
 
@@ -88,7 +90,9 @@ class Facts:
 
     def note_actions_told(self, day: date) -> None:
         """Remember that a source has told the actions of `day`. Raises OSError."""
-        write_atomically(self.folder / TOLD_FILE, day.isoformat().encode())
+        # Who holds the lock takes any file half written beside it for a dead writer's.
+        with exclusive(self.folder):
+            write_atomically(self.folder / TOLD_FILE, day.isoformat().encode())
 
     def actions_told(self) -> date | None:
         """The last day whose actions a source has told."""
@@ -106,8 +110,13 @@ class Facts:
         return self._read("findings", QUARANTINE_SCHEMA)
 
     def upsert_actions(self, rows: pl.DataFrame) -> Upserted:
-        """Add or replace actions (ACTION_SCHEMA). Raises OSError too."""
-        return self._upsert("actions", rows, ACTION_SCHEMA, ACTION_KEY)
+        """Add or replace actions (ACTION_SCHEMA). Raises OSError too.
+
+        What a source says of one kind of action of a share's ex-date replaces all it said of it before: a corrected
+        ratio has another subject, and beside the old one it would count twice.
+        """
+        with exclusive(self.folder):
+            return self._merged("actions", rows, ACTION_SCHEMA, ACTION_KEY, replaces=ACTION_TOLD_KEY)
 
     def upsert_instruments(self, rows: pl.DataFrame) -> Upserted:
         """Add what a source said of instruments on a day (INSTRUMENT_SCHEMA), where it is news. Raises OSError too.
@@ -115,28 +124,17 @@ class Facts:
         The same word as the one before it is news again after REPEATED_AFTER_DAYS: some of them are relied on only
         while they are repeated. A source's lists of one day complete each other: what one leaves out stays as told.
         """
-        said = [name for name in INSTRUMENT_SCHEMA if name not in ("known_on", "symbol", "source")]
-        of = ["symbol", "source"]
-        before = self.instruments()
         given = rows.select(list(INSTRUMENT_SCHEMA)).unique(INSTRUMENT_KEY, keep="last", maintain_order=True)
-        beside = given.join(before, on=INSTRUMENT_KEY, how="left", suffix="_told", maintain_order="left")
-        given = beside.with_columns(pl.coalesce(name, f"{name}_told") for name in said).select(list(INSTRUMENT_SCHEMA))
-        known = before.join(given, on=INSTRUMENT_KEY, how="anti").with_columns(given=False)
-        told = pl.concat([known, given.with_columns(given=True)]).sort(*of, "known_on", maintain_order=True)
-        same = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1).over(of)) for name in said)
-        since = (pl.col("known_on") - pl.col("known_on").shift(1).over(of)).dt.total_days()
-        repeats = (same & (since < REPEATED_AFTER_DAYS)).fill_null(False)
-        news = told.filter(pl.col("given") & ~repeats).drop("given")
-        counts = self._upsert("instruments", news, INSTRUMENT_SCHEMA, INSTRUMENT_KEY)
+        with exclusive(self.folder):
+            news = _news(given, self.instruments())
+            counts = self._merged("instruments", news, INSTRUMENT_SCHEMA, INSTRUMENT_KEY)
         return counts + Upserted(unchanged=len(rows) - len(news))
 
     def add_findings(self, rows: pl.DataFrame) -> Upserted:
-        """Add findings (QUARANTINE_SCHEMA); one found again keeps its first time. Raises OSError too."""
-        known = self.findings()
-        fresh = rows.join(known, on=QUARANTINE_KEY, how="anti", nulls_equal=True)
-        if fresh.is_empty():
-            return Upserted(unchanged=len(rows))
-        return self._upsert("findings", fresh, QUARANTINE_SCHEMA, QUARANTINE_KEY)
+        """Add findings (QUARANTINE_SCHEMA); one found again keeps its first time, with its newest values. Raises
+        OSError too."""
+        with exclusive(self.folder):
+            return self._merged("findings", _first_found(rows, self.findings()), QUARANTINE_SCHEMA, QUARANTINE_KEY)
 
     def replace_findings(self, interval: Interval, year: int, rows: pl.DataFrame) -> None:
         """Put `rows` (QUARANTINE_SCHEMA) in the place of all findings of the interval's bars of a year.
@@ -146,11 +144,7 @@ class Facts:
         with exclusive(self.folder):
             known = self.findings()
             of_part = (pl.col("interval") == interval) & (year_of_start() == year).fill_null(False)
-            before = known.filter(of_part).select(*QUARANTINE_KEY, first_at="found_at").unique(QUARANTINE_KEY)
-            timed = rows.unique(QUARANTINE_KEY, maintain_order=True).join(
-                before, on=QUARANTINE_KEY, how="left", nulls_equal=True, maintain_order="left"
-            )
-            found = timed.with_columns(found_at=pl.coalesce("first_at", "found_at")).select(list(QUARANTINE_SCHEMA))
+            found = _first_found(rows.unique(QUARANTINE_KEY, maintain_order=True), known.filter(of_part))
             merged = pl.concat([known.filter(~of_part), found]).sort("found_at", maintain_order=True)
             staged(self._path("findings"), merged.tail(FINDINGS_MAX)).replace(self._path("findings"))
 
@@ -190,15 +184,42 @@ class Facts:
         return read_frame(path, schema) if path.exists() else pl.DataFrame(schema=schema)
 
     def _upsert(self, table: str, rows: pl.DataFrame, schema: pl.Schema, key: list[str]) -> Upserted:
-        given = rows.select(list(schema)).unique(key, keep="last", maintain_order=True)
         with exclusive(self.folder):
-            old = self._read(table, schema)
-            same = len(given.join(old, on=list(schema), how="semi", nulls_equal=True))
-            known = len(given.join(old, on=key, how="semi", nulls_equal=True))
-            counts = Upserted(new=len(given) - known, changed=known - same, unchanged=same)
-            if counts.new or counts.changed:
-                kept = old.join(given, on=key, how="anti", nulls_equal=True)
-                merged = pl.concat([kept, given])
-                merged = merged.tail(FINDINGS_MAX) if table == "findings" else merged.sort(key[:2], maintain_order=True)
-                staged(self._path(table), merged).replace(self._path(table))
+            return self._merged(table, rows, schema, key)
+
+    def _merged(
+        self, table: str, rows: pl.DataFrame, schema: pl.Schema, key: list[str], replaces: list[str] | None = None
+    ) -> Upserted:
+        """Write rows over those with the same `replaces` (`key` where left out). Who calls holds the folder's lock."""
+        given = rows.select(list(schema)).unique(key, keep="last", maintain_order=True)
+        old = self._read(table, schema)
+        same = len(given.join(old, on=list(schema), how="semi", nulls_equal=True))
+        known = len(given.join(old, on=key, how="semi", nulls_equal=True))
+        counts = Upserted(new=len(given) - known, changed=known - same, unchanged=same)
+        kept = old.join(given, on=replaces or key, how="anti", nulls_equal=True)
+        if counts.new or counts.changed or len(kept) + len(given) < len(old):
+            merged = pl.concat([kept, given])
+            merged = merged.tail(FINDINGS_MAX) if table == "findings" else merged.sort(key[:2], maintain_order=True)
+            staged(self._path(table), merged).replace(self._path(table))
         return counts
+
+
+def _news(given: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
+    """Of what is said of instruments, completed by what the same source said that day, what is news beside `before`."""
+    said = [name for name in INSTRUMENT_SCHEMA if name not in ("known_on", "symbol", "source")]
+    of = ["symbol", "source"]
+    beside = given.join(before, on=INSTRUMENT_KEY, how="left", suffix="_told", maintain_order="left")
+    given = beside.with_columns(pl.coalesce(name, f"{name}_told") for name in said).select(list(INSTRUMENT_SCHEMA))
+    known = before.join(given, on=INSTRUMENT_KEY, how="anti").with_columns(given=False)
+    told = pl.concat([known, given.with_columns(given=True)]).sort(*of, "known_on", maintain_order=True)
+    same = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1).over(of)) for name in said)
+    since = (pl.col("known_on") - pl.col("known_on").shift(1).over(of)).dt.total_days()
+    repeats = (same & (since < REPEATED_AFTER_DAYS)).fill_null(False)
+    return told.filter(pl.col("given") & ~repeats).drop("given")
+
+
+def _first_found(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """The findings with the time at which each was found first."""
+    before = known.select(*QUARANTINE_KEY, first_at="found_at").unique(QUARANTINE_KEY)
+    timed = rows.join(before, on=QUARANTINE_KEY, how="left", nulls_equal=True, maintain_order="left")
+    return timed.with_columns(found_at=pl.coalesce("first_at", "found_at")).select(list(QUARANTINE_SCHEMA))

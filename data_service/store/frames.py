@@ -48,7 +48,7 @@ class Decoder:
 
     def __init__(self, sessions: Sessions, master: InstrumentMaster) -> None:
         self._sessions, self._master = sessions, master
-        self._kept: OrderedDict[tuple[Part, Hashable], YearBars] = OrderedDict()
+        self._kept: OrderedDict[Part, tuple[Hashable, YearBars]] = OrderedDict()
         self._lock = Lock()
 
     def for_master(self, master: InstrumentMaster) -> "Decoder":
@@ -57,11 +57,14 @@ class Decoder:
         return self if same else Decoder(self._sessions, master)
 
     def year(self, store: BarStore, part: Part, stamp: Hashable) -> YearBars:
-        """The decoded part; `stamp` is what the store said of it. Raises StoreError."""
-        key = (part, stamp)
+        """The decoded part; `stamp` is what the store said of it. Raises StoreError.
+
+        Of each part one state is kept: while a session runs, its minutes are written anew every minute.
+        """
         with self._lock:
-            decoded = self._kept.pop(key, None) or self.decode(store.read(*part), part[0])
-            self._kept[key] = decoded
+            kept = self._kept.pop(part, None)
+            decoded = kept[1] if kept and kept[0] == stamp else self.decode(store.read(*part), part[0])
+            self._kept[part] = stamp, decoded
             while len(self._kept) > PARTS_CACHED_MAX:
                 self._kept.popitem(last=False)
         return decoded
