@@ -89,13 +89,18 @@ class InstrumentMaster:
             return BAND_DYNAMIC_PCT
         return int(self.known(symbol, day).get("band_pct", BAND_FIXED_PCT))
 
+    def tick_said(self, symbol: str, day: date) -> int | None:
+        """The tick in paise where a source said it lately. The table does not hold for ETFs, nor for a share whose
+        price has crossed one of its lines since the last review."""
+        said = self.known(symbol, day)
+        lately = "tick_on" in said and day - said["tick_on"] <= timedelta(days=TICK_VALID_DAYS)
+        return int(said["tick_paise"]) if lately else None
+
     def at(self, symbol: str, close: int, day: date) -> Instrument:
         """The share on `day`; its tick follows `close` (paise) where no source said it lately."""
         said = self.known(symbol, day)
         has_derivatives = bool(said.get("has_derivatives", symbol in self.reference))
-        tick = int(tick_paise(np.array([close]), day)[0])
-        if "tick_on" in said and day - said["tick_on"] <= timedelta(days=TICK_VALID_DAYS):
-            tick = int(said["tick_paise"])
+        tick = self.tick_said(symbol, day) or int(tick_paise(np.array([close]), day)[0])
         return Instrument(
             symbol=symbol,
             exchange=said.get("exchange", "bse" if symbol.isdigit() else "nse"),

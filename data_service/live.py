@@ -1,6 +1,7 @@
 """The market of this moment from providers and streams, on top of what is recorded."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class Gauge:
             age_s_max=self.age_s_max,
             session_running=self.running(now, reference.has_derivatives),
             previous_close=None if previous is None else rupees(previous),
-            tick=rupees(reference.tick),
+            tick=rupees(reference.tick) if reference.tick_said else None,
             last_quote=last,
             unchanged_since_s=unchanged_since_s,
         )
@@ -184,9 +185,7 @@ def live_quote(raw: RawQuote, reference: Reference, minute: Minute | None, now: 
     What its provider does not say comes from the recorded market: bid and ask stand around the last price, neither
     beyond the other side nor outside the bands. `minute` is the last one that is over, if any.
     """
-    before = raw.previous_close
-    if before is None and reference.previous_close is not None:
-        before = rupees(reference.previous_close)
+    before = _previous_close(raw.previous_close, reference)
     if before is None or raw.last is None or raw.as_of_s is None:
         return None
     # A provider's clock may run some seconds ahead of ours.
@@ -227,3 +226,16 @@ def live_quote(raw: RawQuote, reference: Reference, minute: Minute | None, now: 
         bar_close=rupees(minute.close),
         bar_volume=minute.volume,
     )
+
+
+def _previous_close(said: Decimal | None, reference: Reference) -> Decimal | None:
+    """The close before today's session on today's scale; the recorded one where the provider says none.
+
+    On the day of a split or bonus some say it as it was traded: it is taken for that where it fits better so.
+    """
+    known = reference.previous_close
+    if said is None or known is None:
+        return said if known is None else rupees(known)
+    scaled = max(round(float(said) * 100 * reference.factor), 1)
+    fits_better = abs(math.log(scaled / known)) < abs(math.log(float(said) * 100 / known))
+    return rupees(scaled) if fits_better and reference.factor != 1 else said

@@ -30,6 +30,9 @@ QUOTES_PER_CALL_MAX = 500
 QUOTES_PER_S, HISTORICAL_PER_S, OTHERS_PER_S = 1, 3, 10
 """Kite's limits per key (2026); it answers 429 beyond them."""
 
+DUMP_NEW_FROM_S = 8 * 3600 + 30 * 60
+"""The dump of a day is there by 08:30 IST; before that it is the one of the day before, under yesterday's names."""
+
 INTERVALS = {
     Interval.MIN_1: ("minute", 60),
     Interval.MIN_3: ("3minute", 100),
@@ -178,11 +181,11 @@ class Kite(Unsupporting):
     async def _shares_today(self) -> pl.DataFrame:
         """The exchange's dump, fetched once per day: Kite makes it anew each morning. Raises ProviderError."""
         async with self._listing:
-            today = day_of(int(self._now_s()))
-            if self._listed is None or self._listed[0] != today:
+            made_on = day_of(int(self._now_s()) - DUMP_NEW_FROM_S)
+            if self._listed is None or self._listed[0] != made_on:
                 reply = await self._reply("/instruments/NSE", self._others_pace, {})
                 content = self._checked(reply)
-                self._listed = today, await asyncio.to_thread(shares_of, content, reply.place)
+                self._listed = made_on, await asyncio.to_thread(shares_of, content, reply.place)
                 self._trading_names = dict(self._listed[1].select("symbol", "tradingsymbol").iter_rows())
             return self._listed[1]
 

@@ -53,12 +53,18 @@ def _latest(newest_first: Iterator[Bars]) -> _Latest | None:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What is known of a share before its session, in paise; `previous_close` is on that scale, None if unknown."""
+    """What is known of a share before its session, in paise; `previous_close` is on that scale, None if unknown.
+
+    `tick_said` is whether a source said the tick lately; `factor` is what the splits and bonuses of that very day
+    multiply earlier prices by.
+    """
 
     previous_close: int | None
     tick: int
     band_pct: int
     has_derivatives: bool
+    tick_said: bool = True
+    factor: float = 1.0
 
     def bands(self, previous_close: int) -> tuple[int, int]:
         """Lowest and highest price allowed around a previous close."""
@@ -238,7 +244,15 @@ class RecordedView:
         previous = self._previous_close(symbol, day_number(day), (period + 1) * REFERENCE_KEPT_S - 1)
         listed = self._master.at(symbol, previous or 1, day)
         tick = int(listed.tick_size_rupees * 100)
-        return Reference(previous, tick, self._master.band_pct(symbol, day), listed.has_derivatives)
+        today = multipliers(np.array([day_number(day) - 1]), self.factors(symbol, day), day)
+        return Reference(
+            previous,
+            tick,
+            self._master.band_pct(symbol, day),
+            listed.has_derivatives,
+            tick_said=self._master.tick_said(symbol, day) is not None,
+            factor=float(today[0]),
+        )
 
     def _previous_close(self, symbol: str, day: int, as_of_s: int) -> int | None:
         """The last close before `day` in paise on `day`'s scale; a daily (official) close before an intraday one."""

@@ -55,6 +55,18 @@ def test_a_tick_that_nobody_repeated_for_a_month_is_the_tables_again():
     assert ticks == [Decimal("0.50"), Decimal("0.50"), Decimal("0.05")]
 
 
+def test_a_reference_tells_whether_its_tick_was_told_and_what_the_days_split_does(tmp_path):
+    bars = {Interval.DAY_1: [daily("ACME", MONDAY, 50_000)]}
+    stores = filled_store(tmp_path, bars, [("ACME", TUESDAY, 0.2)])
+    stores.facts.upsert_instruments(facts_of(said("ACME", WEDNESDAY, tick_paise=1)))
+    market = RecordedMarket(stores, SESSIONS, {})
+    found = [market.view().reference("ACME", day, at_s(f"{day} 09:00")) for day in (TUESDAY, WEDNESDAY)]
+    assert [(of.previous_close, of.factor, of.tick_said, of.tick) for of in found] == [
+        (10_000, 0.2, False, 5),
+        (10_000, 1.0, True, 1),
+    ]
+
+
 def test_a_source_that_says_the_same_every_day_is_relied_on_and_takes_little_room(tmp_path):
     facts = Facts(tmp_path)
     days = [MONDAY + timedelta(days=number) for number in range(120)]

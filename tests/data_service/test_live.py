@@ -1,6 +1,7 @@
 """Quotes of the present as they travel, the gauge by the calendar, and minutes on their way into the store."""
 
 import asyncio
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 
@@ -82,6 +83,29 @@ def test_without_a_previous_close_there_is_no_quote():
     unknown = Reference(previous_close=None, tick=5, band_pct=10, has_derivatives=True)
     assert built(raw(), unknown) is None
     assert built(raw(previous_close=Decimal(99)), unknown).previous_close == Decimal(99)
+
+
+@pytest.mark.parametrize(
+    ("said", "served"), [("500", "100"), ("505.05", "101.01"), ("101", "101"), ("96.50", "96.50"), (None, "100")]
+)
+def test_on_the_day_of_a_split_the_previous_close_is_on_the_new_scale(said, served):
+    split = replace(REFERENCE, factor=0.2)
+    quote = built(raw(last="101", previous_close=None if said is None else Decimal(said)), split)
+    assert quote.previous_close == Decimal(served)
+    assert quote.lower_band <= quote.last <= quote.upper_band
+
+
+def test_without_a_split_the_providers_previous_close_stands():
+    assert built(raw(previous_close=Decimal(20))).previous_close == 20
+
+
+def test_a_tick_that_nobody_told_refuses_no_quote():
+    def tick_of(reference: Reference) -> Decimal | None:
+        gauge = Gauge(SESSIONS, References(lambda *_: reference, lambda: NOW), lambda: NOW, 60.0)
+        return gauge.context("ACME", None, None).tick
+
+    assert tick_of(REFERENCE) == Decimal("0.05")
+    assert tick_of(replace(REFERENCE, tick_said=False)) is None
 
 
 def test_the_last_finished_minute_stands_beside_it_unless_it_is_of_another_day():

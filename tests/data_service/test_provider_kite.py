@@ -181,6 +181,21 @@ async def test_the_dump_is_fetched_once_a_day(make, server):
     assert server.paths().count(DUMP) == 2
 
 
+async def test_a_dump_of_before_the_morning_is_yesterdays_and_is_fetched_again(make, server):
+    server.replies[DUMP] = listed((256, "SLOW", "0.05"))
+    present = [at_s("2026-11-20 00:05")]
+    kite = make(lambda: present[0])
+    assert await kite.tokens(["SLOW"]) == {256: "SLOW"}
+    server.replies[DUMP] = listed((512, "SLOW-BE", "0.05"))
+    present[0] = at_s("2026-11-20 08:29")
+    assert await kite.tokens(["SLOW"]) == {256: "SLOW"}
+    present[0] = at_s("2026-11-20 08:31")
+    assert await kite.tokens(["SLOW"]) == {512: "SLOW"}
+    present[0] = at_s("2026-11-20 23:59")
+    await kite.tokens(["SLOW"])
+    assert server.paths().count(DUMP) == 2
+
+
 def failing(kind: str, status: int, **headers: str) -> Reply:
     return as_json({"status": "error", "message": "as it says", "error_type": kind}, status, **headers)
 
