@@ -71,6 +71,14 @@ async def test_actions_around_today_are_stored_and_asked_for_again(tmp_path):
     assert all(from_ < TODAY < through for from_, through in feed.asked)
 
 
+async def test_no_action_of_any_share_in_ten_weeks_is_no_word_about_today(tmp_path):
+    stores, feed = embedded(tmp_path), Feed(SPLIT.clear(), SPLIT)
+    assert await rounds(feed, stores, 1) == [RETRY_S]
+    assert stores.facts.actions_told() is None
+    assert await rounds(feed, stores, 1) == [AGAIN_S]
+    assert stores.facts.actions_told() == TODAY
+
+
 @pytest.fixture
 async def client(tmp_path):
     settings = Settings(environment=Environment.PAPER, data_dir=tmp_path)
