@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,11 +42,13 @@ class BarStreamPace:
 
 @dataclass(slots=True)
 class Due:
-    """When to ask for a channel's next bar: at once when it should have ended, then less and less often."""
+    """When to ask for a channel's next bar: at once when it should have ended, then less and less often; `refused`
+    while the last answer was an error."""
 
     wanted: datetime | None = None
     misses: int = 0
     ask_at: float = 0.0
+    refused: bool = False
 
     def want(self, start: datetime) -> None:
         """A bar that starts at `start` should be there by now."""
@@ -161,14 +164,24 @@ class BarStreams:
             self._finished(channels, due, quotes, now), self._minutes({symbol for symbol, _ in bare}, now)
         )
         for key, channel in channels.items():
-            if key in due:
-                self._take(key, channel, finished[key[1]])
-            channel.look(forming[key], quotes.get(key[0]), minutes.get(key[0], ()))
+            if key in finished:
+                self._take(key, channel, finished[key])
+            if (known := self._due.get(key)) is None or known.refused:
+                continue
+            unseen = minutes is None and key in bare
+            channel.look(None if unseen else forming[key], quotes.get(key[0]), (minutes or {}).get(key[0], ()))
 
-    def _take(self, key: Key, channel: BarChannel, reply: BarsReply) -> None:
-        channel.take(bars_of(reply.series.get(channel.symbol)), reply.provider, reply.missing.get(channel.symbol))
+    def _take(self, key: Key, channel: BarChannel, answer: BarsReply | SaudaError) -> None:
         due = self._due.get(key)
-        if due is not None and due.wanted is not None and not channel.has(due.wanted):
+        if due is None:
+            return  # nobody listens any more
+        due.refused = isinstance(answer, SaudaError)
+        if isinstance(answer, SaudaError):
+            channel.go_stale(reason_of(answer))
+        else:
+            symbol = channel.symbol
+            channel.take(bars_of(answer.series.get(symbol)), answer.provider, answer.missing.get(symbol))
+        if due.refused or (due.wanted is not None and not channel.has(due.wanted)):
             due.missed(self._monotonic(), self._pace)
 
     def _session(self, day_of: datetime) -> Session | None:
@@ -190,8 +203,8 @@ class BarStreams:
         due, session = self._due.get(key), self._session(now)
         if due is None:
             return False  # nobody listens any more
-        if not channel.ready:
-            return True
+        if not channel.ready or due.refused:
+            return self._monotonic() >= due.ask_at
         ended = last_ended(session, self._stock_class(key[0]), key[1], now) if session is not None else None
         if ended is None or channel.has(ended.start):
             return False
@@ -200,23 +213,35 @@ class BarStreams:
 
     async def _finished(
         self, channels: Mapping[Key, BarChannel], due: Sequence[Key], quotes: Mapping[str, Quote], now: datetime
-    ) -> Mapping[Interval, BarsReply]:
-        """The bars of the channels that are due, one request per interval."""
+    ) -> Mapping[Key, BarsReply | SaudaError]:
+        """The bars of the channels that are due, one request per interval; newcomers, whose bars may have to be
+        fetched from far away first, wait for theirs apart from the others, and each that was refused by itself."""
 
-        async def asked(interval: Interval) -> BarsReply:
-            keys = [key for key in due if key[1] is interval]
+        async def asked(keys: Sequence[Key]) -> BarsReply | SaudaError:
             known = [channels[key].last_start for key in keys]
             newest = [quotes[symbol].as_of for symbol, _ in keys if symbol in quotes]
             since = [start or min([now, *newest]) - timedelta(days=SNAPSHOT_DAYS) for start in known]
-            return await self._bars([symbol for symbol, _ in keys], interval, min(since), now)
+            try:
+                return await self._bars([symbol for symbol, _ in keys], keys[0][1], min(since), now)
+            except SaudaError as error:
+                return error
 
-        intervals = sorted({interval for _, interval in due})
-        return dict(zip(intervals, await asyncio.gather(*map(asked, intervals)), strict=True))
+        groups: defaultdict[tuple[Interval, bool, str], list[Key]] = defaultdict(list)
+        for key in due:
+            known = self._due.get(key)
+            alone = key[0] if known is not None and known.refused else ""
+            groups[key[1], channels[key].ready, alone].append(key)
+        answers = await asyncio.gather(*map(asked, groups.values()))
+        return {key: answer for keys, answer in zip(groups.values(), answers, strict=True) for key in keys}
 
-    async def _minutes(self, symbols: set[str], now: datetime) -> Mapping[str, Sequence[Bar]]:
+    async def _minutes(self, symbols: set[str], now: datetime) -> Mapping[str, Sequence[Bar]] | None:
+        """The session's finished minutes; None where they cannot be had now."""
         if not symbols:
             return {}
-        reply = await self._bars(sorted(symbols), Interval.MIN_1, now, now)
+        try:
+            reply = await self._bars(sorted(symbols), Interval.MIN_1, now, now)
+        except SaudaError:
+            return None
         return {symbol: bars_of(columns) for symbol, columns in reply.series.items()}
 
     async def _bars(self, symbols: list[str], interval: Interval, since: datetime, now: datetime) -> BarsReply:

@@ -103,8 +103,9 @@ class Forming:
 
 
 def minute_of(quote: Quote) -> Bar | None:
-    """The last finished minute as the quote tells it; None where the market's finest bars are longer."""
-    if quote.bar_end - quote.bar_start != MINUTE:
+    """The last finished minute as the quote tells it; None where the market's finest bars are longer, or where nothing
+    was traded in it: data_service tells such a minute, too, while it has seen none."""
+    if quote.bar_end - quote.bar_start != MINUTE or not quote.bar_volume:
         return None
     return Bar(quote.bar_start, quote.bar_open, quote.bar_high, quote.bar_low, quote.bar_close, quote.bar_volume)
 

@@ -20,7 +20,7 @@ from backend.domain.calendar import IST, standard_calendar
 from backend.domain.market import Exchange, StockClass
 from backend.services.bar_channel import BARS_KEPT_MAX, BarChannel, Cursor
 from backend.services.bar_stream import Due, bars_of
-from backend.services.forming_bar import MINUTE, Bar, Forming, Slot, slot_at
+from backend.services.forming_bar import MINUTE, Bar, Forming, Slot, minute_of, slot_at
 from backend.services.market_data_client import MarketDataClient
 from backend.services.stream_slots import StreamLimits
 from contracts.common import Environment
@@ -47,7 +47,7 @@ def data_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataServi
 
 @pytest.fixture
 def data(data_service: DataService) -> DataService:
-    data_service.switch.away = False
+    data_service.switch.away, data_service.switch.lost = False, b""
     data_service.switch.asked.clear()
     data_service.clock.at("2026-08-04 10:02:30")
     return data_service
@@ -236,6 +236,31 @@ async def test_an_outage_is_told_once_and_a_snapshot_follows(world: World) -> No
         assert (await bars.next())["finished"] is False
 
 
+async def test_a_share_whose_bars_cannot_be_had_keeps_no_other_stream_from_its_own(world: World) -> None:
+    async with streaming(world) as bars:
+        await bars.next()
+        forming = await bars.next()
+        world.data.switch.lost = b'["WIPRO"],"interval"'
+        async with streaming(world, "symbol=WIPRO&interval=5m") as other:
+            stale = await other.next()
+            assert (stale["type"], "503" in stale["reason"]) == ("stale", True)
+            world.data.clock.at("2026-08-04 10:04:30")
+            assert bar_in(await bars.next()).volume > bar_in(forming).volume
+            world.data.switch.lost = b""
+            assert (await other.next())["type"] == "snapshot"
+            assert (await other.next())["finished"] is False
+
+
+async def test_without_its_minutes_no_bar_is_shown_forming(world: World) -> None:
+    world.data.switch.lost = b'"interval":"1m"'
+    async with streaming(world) as bars, streaming(world, "symbol=TCS&interval=1d") as days:
+        assert [(await stream.next())["type"] for stream in (bars, days)] == ["snapshot", "snapshot"]
+        assert (await days.next())["finished"] is False
+        world.data.switch.lost = b""
+        forming = bar_in(await bars.next())
+        assert forming.volume == sum(minute.volume for minute in (await truth(world, "TCS", Interval.MIN_1))[-2:])
+
+
 def test_a_late_bar_is_asked_for_less_and_less_often() -> None:
     due, first, second = Due(), datetime(2026, 8, 4, 10, 0, tzinfo=IST), datetime(2026, 8, 4, 10, 5, tzinfo=IST)
     due.want(first)
@@ -343,6 +368,16 @@ def test_a_finished_minute_replaces_the_prices_seen_in_it() -> None:
     assert forming.bar() == Bar(open_at, early, early, early, early, 0)
     forming = forming.with_minutes([minute(0)]).with_price(Decimal(99))
     assert forming.bar() == Bar(open_at, Decimal(100), Decimal(100), Decimal(99), Decimal(99), 1)
+
+
+def test_a_minute_without_volume_stands_for_none() -> None:
+    at = minute(0).start + 2 * MINUTE
+    quote = quote_of("TCS", Stock(Decimal(100)), at)
+    told = quote.model_copy(update={"bar_start": at - MINUTE, "bar_end": at, "bar_volume": 5})
+    known = minute_of(told)
+    assert known is not None
+    assert (known.start, known.volume) == (at - MINUTE, 5)
+    assert minute_of(told.model_copy(update={"bar_volume": 0})) is None
 
 
 def test_the_last_slot_of_a_session_is_as_short_as_it_must_be() -> None:

@@ -18,7 +18,7 @@ import httpx
 from fastapi import FastAPI
 from httpx_aiohttp import AiohttpTransport
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.api.app import create_api
 from backend.api.server import GatewayServer
@@ -68,18 +68,39 @@ class MovedClock:
 
 @dataclass
 class Switch:
-    """An application that can be away, and counts what it is asked."""
+    """An application that can be away, as a whole or to requests with `lost` in their bodies, and counts what it is
+    asked."""
 
     app: ASGIApp
     away: bool = False
+    lost: bytes = b""
     asked: Counter[str] = field(default_factory=Counter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked[scope.get("path", "")] += 1
-        if self.away:
+        body = await _body(receive) if self.lost else b""
+        if self.away or (self.lost and self.lost in body):
             await Response("away", 503)(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self.app(scope, _again(body, receive) if self.lost else receive, send)
+
+
+async def _body(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """The body that was read, then whatever comes."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return first.pop() if first else await receive()
+
+    return replayed
 
 
 @dataclass
