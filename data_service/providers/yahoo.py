@@ -4,6 +4,7 @@ here are not."""
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
+from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from typing import Any
 from urllib.parse import quote as quoted
@@ -32,6 +33,7 @@ INTERVALS = {
 """Yahoo's name of an interval and how many days back it has it (its own error messages say so)."""
 
 RATIO_MAX = 10_000
+PAISA = Decimal("0.01")
 MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError)
 
 
@@ -175,9 +177,14 @@ def quote_of(chart: dict[str, Any], symbol: str, source: str) -> RawQuote:
         source=source,
         as_of_s=as_of_s,
         last=price("regularMarketPrice"),
-        open=rupees(opens[0], f"{symbol}'s open") if opens else None,
+        open=_to_paisa(rupees(opens[0], f"{symbol}'s open")) if opens else None,
         high=price("regularMarketDayHigh"),
         low=price("regularMarketDayLow"),
         previous_close=price("previousClose", "chartPreviousClose"),
         volume=shares(meta.get("regularMarketVolume"), f"{symbol}'s volume"),
     )
+
+
+def _to_paisa(price: Decimal | None) -> Decimal | None:
+    """A candle's price as it was traded: Yahoo keeps these in 32-bit floats (443.3999938964844), meta's rounded."""
+    return None if price is None else price.quantize(PAISA, ROUND_HALF_UP)

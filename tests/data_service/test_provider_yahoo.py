@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from provider_world import http_client, needs_shared_data, shared
 
 from contracts.market import Interval
+from data_service.checks import QuoteContext, check_quote
 from data_service.providers.base import IncompleteError, ProviderError, RateLimitedError, UnsupportedError
 from data_service.providers.candles import Candle, Split, bars_of
 from data_service.providers.http import parsed_json
@@ -172,6 +173,18 @@ async def test_a_quotes_open_is_of_its_own_day(yahoo, server):
     assert (quote.open, quote.previous_close) == (Decimal("10.25"), Decimal(10))
     server.replies = {CHARTS + "ACME.NS": chart("ACME.NS", [("2026-11-19 09:15", *row[1:])], **meta)}
     assert (await yahoo.quotes(["ACME"]))["ACME"].open is None
+
+
+async def test_a_candle_in_32_bit_floats_is_a_quote_in_paise(yahoo, server):
+    instant = at_s("2026-11-20 15:29")
+    meta = {"regularMarketPrice": 442.3, "regularMarketTime": instant, "previousClose": 439.75}
+    meta |= {"regularMarketDayHigh": 447.45, "regularMarketDayLow": 440.45}
+    row = ("2026-11-20 09:15", *(float(np.float32(price)) for price in (443.4, 447.45, 440.45, 442.3)), 5)
+    server.replies = {CHARTS + "ACME.NS": chart("ACME.NS", [row], **meta)}
+    quote = (await yahoo.quotes(["ACME"]))["ACME"]
+    assert quote.open == Decimal("443.40")
+    context = QuoteContext(now_s=instant + 1, age_s_max=60, session_running=True, previous_close=Decimal("439.75"))
+    assert check_quote(quote, context) is None
 
 
 async def test_unknown_symbols_are_absent(yahoo, server):
