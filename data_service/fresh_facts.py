@@ -24,6 +24,8 @@ AGAIN_S = 3600.0
 async def fetch_actions(chain: Chain, stores: Stores, now: datetime) -> tuple[str, Upserted]:
     """Store the actions around today and note that today's are told; the provider's name and what was new.
 
+    What the provider told of later days and tells no more is forgotten.
+
     Raises NoAnswerError (also where not one share has an action in all these days: that is no answer of a market),
     StoreError, OSError.
     """
@@ -31,7 +33,7 @@ async def fetch_actions(chain: Chain, stores: Stores, now: datetime) -> tuple[st
     name, actions = await chain.actions(today - BACK, today + AHEAD, DEADLINE_S)
     if actions.is_empty():
         raise NoAnswerError(f"{name} tells no action of any share from {today - BACK} through {today + AHEAD}")
-    counts = await asyncio.to_thread(stores.facts.upsert_actions, actions)
+    counts = await asyncio.to_thread(stores.facts.replace_actions, actions, name, today, today + AHEAD)
     await asyncio.to_thread(stores.facts.note_actions_told, today)
     return name, counts
 

@@ -118,6 +118,14 @@ class Facts:
         with exclusive(self.folder):
             return self._merged("actions", rows, ACTION_SCHEMA, ACTION_KEY, replaces=ACTION_TOLD_KEY)
 
+    def replace_actions(self, rows: pl.DataFrame, source: str, after: date, through: date) -> Upserted:
+        """As upsert_actions, and forget what `source` told of ex-dates after `after` up to `through` and tells no more:
+        it was called off or put to another day. Changes of symbols stay: feeds of actions do not tell of them."""
+        ahead = pl.col("ex_date").is_between(after, through, closed="right") & (pl.col("source") == source)
+        withdrawn = ahead & (pl.col("kind") != ActionKind.RENAME)
+        with exclusive(self.folder):
+            return self._merged("actions", rows, ACTION_SCHEMA, ACTION_KEY, ACTION_TOLD_KEY, withdrawn)
+
     def upsert_instruments(self, rows: pl.DataFrame) -> Upserted:
         """Add what a source said of instruments on a day (INSTRUMENT_SCHEMA), where it is news. Raises OSError too.
 
@@ -188,15 +196,25 @@ class Facts:
             return self._merged(table, rows, schema, key)
 
     def _merged(
-        self, table: str, rows: pl.DataFrame, schema: pl.Schema, key: list[str], replaces: list[str] | None = None
+        self,
+        table: str,
+        rows: pl.DataFrame,
+        schema: pl.Schema,
+        key: list[str],
+        replaces: list[str] | None = None,
+        withdrawn: pl.Expr | None = None,
     ) -> Upserted:
-        """Write rows over those with the same `replaces` (`key` where left out). Who calls holds the folder's lock."""
+        """Write rows over those with the same `replaces` (`key` where left out), without the `withdrawn` ones.
+
+        Who calls holds the folder's lock.
+        """
         given = rows.select(list(schema)).unique(key, keep="last", maintain_order=True)
         old = self._read(table, schema)
         same = len(given.join(old, on=list(schema), how="semi", nulls_equal=True))
         known = len(given.join(old, on=key, how="semi", nulls_equal=True))
         counts = Upserted(new=len(given) - known, changed=known - same, unchanged=same)
-        kept = old.join(given, on=replaces or key, how="anti", nulls_equal=True)
+        staying = old if withdrawn is None else old.filter(~withdrawn)
+        kept = staying.join(given, on=replaces or key, how="anti", nulls_equal=True)
         if counts.new or counts.changed or len(kept) + len(given) < len(old):
             merged = pl.concat([kept, given])
             merged = merged.tail(FINDINGS_MAX) if table == "findings" else merged.sort(key[:2], maintain_order=True)

@@ -71,6 +71,15 @@ async def test_actions_around_today_are_stored_and_asked_for_again(tmp_path):
     assert all(from_ < TODAY < through for from_, through in feed.asked)
 
 
+async def test_an_action_that_the_feed_tells_no_more_is_called_off(tmp_path):
+    tomorrow = SPLIT.with_columns(ex_date=TODAY + timedelta(days=1), source=pl.lit("nse"))
+    stores, feed = embedded(tmp_path), Feed(tomorrow, SPLIT)
+    await rounds(feed, stores, 1)
+    assert stores.facts.actions()["ex_date"].to_list() == [TODAY + timedelta(days=1)]
+    await rounds(feed, stores, 1)
+    assert stores.facts.actions()["ex_date"].to_list() == [TODAY]
+
+
 async def test_no_action_of_any_share_in_ten_weeks_is_no_word_about_today(tmp_path):
     stores, feed = embedded(tmp_path), Feed(SPLIT.clear(), SPLIT)
     assert await rounds(feed, stores, 1) == [RETRY_S]

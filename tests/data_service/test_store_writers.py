@@ -2,7 +2,7 @@
 
 import fcntl
 import weakref
-from datetime import date
+from datetime import date, timedelta
 from threading import Thread
 
 import polars as pl
@@ -99,6 +99,21 @@ def test_a_split_and_a_bonus_of_one_day_both_stay(tmp_path):
     facts.upsert_actions(pl.concat([bonus("Bonus 1:1", 1, 2), split]))
     facts.upsert_actions(split)
     assert factors_of(facts.actions(), DAY).factor.tolist() == [0.25]
+
+
+def test_an_action_put_off_is_forgotten_on_its_first_day_and_nothing_else_is(tmp_path):
+    facts, ahead = Facts(tmp_path), timedelta(days=60)
+    first, second = (bonus("Bonus 1:1", 1, 2).with_columns(ex_date=DAY + timedelta(days=days)) for days in (7, 14))
+    renamed = first.with_columns(kind=pl.lit("rename"), subject=pl.lit("ACME is NEW"), new_symbol=pl.lit("NEW"))
+    own = first.with_columns(source=pl.lit("file"), subject=pl.lit("factor 0.5"))
+    today, beyond = bonus("Bonus", 1, 2), bonus("Bonus", 1, 2).with_columns(ex_date=DAY + timedelta(days=61))
+    facts.upsert_actions(pl.concat([today, first, renamed, own, beyond]))
+    counts = facts.replace_actions(second, "nse", DAY, DAY + ahead)
+    expected = pl.concat([today, second, renamed, own, beyond])
+    assert (counts.new, len(facts.actions())) == (1, 5)
+    assert sorted(facts.actions().rows(), key=str) == sorted(expected.rows(), key=str)
+    facts.replace_actions(second, "nse", DAY + timedelta(days=14), DAY + ahead + timedelta(days=14))
+    assert len(facts.actions()) == 4, "the day itself is over, what lies beyond is not told any more"
 
 
 def test_of_a_bar_found_wrong_again_the_newest_values_wait_for_another_look(tmp_path):
