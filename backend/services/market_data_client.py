@@ -47,7 +47,7 @@ class QuoteBatch:
 async def call(
     http: httpx.AsyncClient, method: str, url: str, reply: type[Reply], *, body: Wire | None = None, timeout_s: float
 ) -> Reply:
-    """One call to a service of ours, read into its contract.
+    """One call to a service of ours, read into its contract. Errors name its path only: the public reads them.
 
     Raises:
         UpstreamError: no answer in time, a broken connection, a 5xx, or an answer outside the contract.
@@ -55,20 +55,21 @@ async def call(
     """
     content = body.model_dump_json(by_alias=True) if body is not None else None
     headers = {"content-type": "application/json"} if content else None
+    path = httpx.URL(url).path
     try:
         async with asyncio.timeout(timeout_s):
             response = await http.request(method, url, content=content, headers=headers)
     except (TimeoutError, httpx.HTTPError) as error:
-        raise UpstreamError(f"{url} did not answer: {str(error) or type(error).__name__}") from error
+        raise UpstreamError(f"{path} did not answer: {type(error).__name__}") from error
     if response.is_success:
         try:
             return reply.model_validate_json(response.content)
         except ValidationError as error:
-            raise UpstreamError(f"{url} answered outside its contract: {error.error_count()} errors") from error
+            raise UpstreamError(f"{path} answered outside its contract: {error.error_count()} errors") from error
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
-        raise UpstreamError(f"{url} answered {response.status_code}") from None
+        raise UpstreamError(f"{path} answered {response.status_code}") from None
     if response.status_code >= 500:
         raise UpstreamError(problem.detail, code=problem.code)
     refused = SaudaError(problem.detail, code=problem.code)

@@ -14,6 +14,8 @@ from fastapi import APIRouter, WebSocket
 from backend.api.app import require_access
 from backend.api.routes import stream
 from backend.api.schemas.market import QuotesView
+from backend.errors import UpstreamError
+from backend.services.market_data_client import MarketDataClient
 from backend.services.quote_board import SYMBOLS_DEFAULT
 from backend.services.quote_stream import Event
 from backend.services.stream_slots import StreamLimits, StreamsExhaustedError
@@ -112,7 +114,7 @@ async def test_an_outage_is_told_once_and_its_end_too(world: World) -> None:
         world.data.switch.away = True
         stale = await events.next()  # after the seconds that the board's answers count as fresh
         assert (stale.event, stale.id) == ("stale", None)
-        assert "503" in stale.data["reason"]
+        assert stale.data["reason"] == "/v1/quotes answered 503"
         async with listening(world, "?symbols=INFY") as newcomer:
             assert (await newcomer.next()).event == "stale"
         with world.streams.quotes.subscribed(("INFY",)) as channel:
@@ -123,6 +125,13 @@ async def test_an_outage_is_told_once_and_its_end_too(world: World) -> None:
         world.data.switch.away = False
         again = await events.next()
         assert (again.event, again.id, again.data) == ("quotes", first.id, first.data)
+
+
+async def test_the_public_is_not_told_where_services_are() -> None:
+    async with httpx.AsyncClient() as http:
+        with pytest.raises(UpstreamError) as nobody_there:
+            await MarketDataClient(http, "http://127.0.0.1:1", 5).clock()
+    assert nobody_there.value.detail == "/v1/clock did not answer: ConnectError"
 
 
 async def test_no_more_streams_than_an_address_and_the_process_may_have(data: DataService) -> None:
