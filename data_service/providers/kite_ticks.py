@@ -47,6 +47,14 @@ socket_log = logging.getLogger("data_service.kite_ticks.socket")
 socket_log.setLevel(logging.INFO)
 
 
+class _Direct(connect):
+    """A connection to the address given and no other: the library would follow a redirect to any host, and what that
+    one sends would count as Kite's."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
 @dataclass(frozen=True, slots=True)
 class Tick:
     """One packet: rupees, shares, `as_of_s` seconds since 1970-01-01 UTC; None where its mode does not carry it or the
@@ -216,7 +224,7 @@ class KiteTicker:
 
     def _connection(self) -> connect:
         query = urlencode({"api_key": self._api_key, "access_token": self._access_token().get_secret_value()})
-        return connect(
+        return _Direct(
             f"{self._url}?{query}",
             open_timeout=OPEN_S_MAX,
             close_timeout=CLOSE_S_MAX,

@@ -271,6 +271,30 @@ async def test_another_refusal_does_not():
     assert sleep.slept == [1, 2]
 
 
+async def test_a_redirect_to_another_host_is_not_followed():
+    elsewhere = Server(["subscribed", message(full(last=1))])
+    redirects = 1
+
+    async with serving(elsewhere) as other:
+
+        def redirect(connection, request) -> Response | None:
+            nonlocal redirects
+            if not redirects:
+                return None
+            redirects -= 1
+            response = connection.respond(302, "Found")
+            response.headers["Location"] = other.url
+            return response
+
+        async with serving(Server(["subscribed", message(full())]), process_request=redirect) as server:
+            sleep = Sleeps()
+            ticker = ticker_of(server.url, sleep)
+            await ticker.watch(WATCHED)
+            (quote,) = await taken(ticker, 1)
+    assert quote.last == Decimal("1573.15")
+    assert sleep.slept == [1]
+
+
 async def test_what_is_watched_changes_on_the_open_connection():
     script = ["subscribed", message(full()), "subscribed", message(full(738561, 250000), full())]
     async with serving(Server(script)) as server:
