@@ -19,6 +19,7 @@ SESSIONS_PER_STEP = 5
 SYMBOLS_PER_STEP = 500
 STEP_DEADLINE_S = 120.0
 
+FINAL_SOURCES = ("nse", "bse", "file")
 FINAL_AFTER_DAYS = 3
 """A bar that no provider had this long after its session is not asked for again: the share did not trade."""
 
@@ -67,14 +68,25 @@ class BackfillReport:
 
 
 def plan(
-    stores: Stores, sessions: Sessions, interval: Interval, symbols: Sequence[str], first: date, last: date, now_s: int
+    stores: Stores,
+    sessions: Sessions,
+    interval: Interval,
+    symbols: Sequence[str],
+    first: date,
+    last: date,
+    now_s: int,
+    *,
+    official_wanted: bool = False,
 ) -> list[Step]:
     """The steps that would fill the store, oldest first: sessions that are over, not stored and not known absent.
 
-    Raises StoreError.
+    With `official_wanted` a daily bar of the last FINAL_AFTER_DAYS days that is not the exchange's own word counts as
+    lacking: the exchange publishes hours after others. Raises StoreError.
     """
     days = [s.day for s in sessions.all if first <= s.day <= last and s.official_close_s(True) <= now_s]
-    held = _held(stores, sessions, interval, days) | _absent(stores, interval) | _quarantined(stores, interval)
+    weak_from_s = now_s - FINAL_AFTER_DAYS * DAY_S if official_wanted and interval is Interval.DAY_1 else now_s
+    held = _held(stores, sessions, interval, days, weak_from_s) | _absent(stores, interval)
+    held |= _quarantined(stores, interval)
     steps: list[Step] = []
     for some_days in _parts(days, SESSIONS_PER_STEP):
         lacking = {symbol: frozenset(day for day in some_days if (symbol, day) not in held) for symbol in symbols}
@@ -83,10 +95,13 @@ def plan(
     return steps
 
 
-def _held(stores: Stores, sessions: Sessions, interval: Interval, days: Sequence[date]) -> set[tuple[str, date]]:
+def _held(
+    stores: Stores, sessions: Sessions, interval: Interval, days: Sequence[date], weak_from_s: int
+) -> set[tuple[str, date]]:
     """The sessions that are stored: with a daily bar, or intraday bars up to the end of continuous trading.
 
-    Bars made of the quotes that happened to be seen are no session.
+    Bars made of the quotes that happened to be seen are no session, nor are bars from `weak_from_s` on that neither an
+    exchange nor the operator told.
     """
     found: set[tuple[str, date]] = set()
     day = pl.from_epoch(pl.col("start") + IST_OFFSET_S).dt.date().alias("day")
@@ -94,7 +109,8 @@ def _held(stores: Stores, sessions: Sessions, interval: Interval, days: Sequence
     closes = {day: 0 if length_s is None else sessions.usual(day).close_cas_s - length_s for day in days}
     for year in {day.year for day in days}:
         if (interval, year) in stores.bars.stamps():
-            told = stores.bars.read(interval, year).filter(pl.col("source") != "stream")
+            final = pl.col("source").is_in(FINAL_SOURCES) | (pl.col("start") < weak_from_s)
+            told = stores.bars.read(interval, year).filter(pl.col("source") != "stream", final)
             last = told.group_by("symbol", day).agg(pl.col("start").max())
             found |= {(symbol, on) for symbol, on, start_s in last.iter_rows() if start_s >= closes.get(on, 0)}
     return found

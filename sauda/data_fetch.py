@@ -13,6 +13,7 @@ from data_service.backfill import fill, plan
 from data_service.chain import Chain, NoAnswerError
 from data_service.config import Settings
 from data_service.errors import ConfigError
+from data_service.fresh_facts import fetch_actions
 from data_service.ingest import Gate, Ingested
 from data_service.instruments import load_reference
 from data_service.main import real_clock
@@ -63,7 +64,8 @@ async def _facts(chain: Chain, stores: Stores, console: Console, first: date, th
     try:
         name, actions = await chain.actions(first, through + ACTIONS_AHEAD, FACTS_DEADLINE_S)
         counts = stores.facts.upsert_actions(actions)
-        stores.facts.note_actions_told(ist_date(real_clock()))
+        _, news = await fetch_actions(chain, stores, real_clock())
+        counts += news
         console.print(f"Corporate actions ({name}): {counts.new} new, {counts.changed} changed", markup=False)
     except NoAnswerError as error:
         console.print(f"No corporate actions: {error}", style="yellow", markup=False, soft_wrap=True)
@@ -101,7 +103,7 @@ async def _bars(
     through: date,
 ) -> bool:
     now_s = floor_s(real_clock())
-    steps = plan(stores, sessions, interval, symbols, first, through, now_s)
+    steps = plan(stores, sessions, interval, symbols, first, through, now_s, official_wanted=True)
     total, lacking, failures = Ingested(), 0, dict[str, str]()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as progress:

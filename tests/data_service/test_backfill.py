@@ -8,12 +8,12 @@ from datetime import UTC, date, datetime
 import polars as pl
 import pytest
 import pytest_asyncio
-from data_market import at_s, frame
+from data_market import at_s, daily, frame
 from provider_world import http_client, zipped
 from typer.testing import CliRunner
 
 from contracts.market import Interval
-from data_service.backfill import SESSIONS_PER_STEP, fill, plan
+from data_service.backfill import FINAL_AFTER_DAYS, SESSIONS_PER_STEP, fill, plan
 from data_service.breaker import BreakerLimits, Breakers
 from data_service.chain import Chain, orders
 from data_service.ingest import Gate
@@ -337,3 +337,21 @@ def test_ex_dates_are_read_once_and_known_under_every_name(tmp_path, monkeypatch
     assert len(reads) == 1
     assert ex_dates.last("NEW", DAYS[9]) == DAYS[9]
     assert len(reads) == 2
+
+
+def test_the_exchanges_own_word_is_asked_for_again_while_it_may_still_come(tmp_path):
+    stores, last = embedded(tmp_path), DAYS[-1]
+    weak = [daily("ACME", day, 10_000 + place) for place, day in enumerate(DAYS)]
+    stores.bars.upsert(DAY, frame(weak, "yahoo"))
+    evening = at_s(f"{last} 18:00")
+
+    def lacking(now_s: int, official_wanted: bool) -> set[date]:
+        steps = plan(stores, SESSIONS, DAY, ["ACME"], DAYS[0], last, now_s, official_wanted=official_wanted)
+        return {day for step in steps for days in step.wanted.values() for day in days}
+
+    recent = {day for day in DAYS if (last - day).days < FINAL_AFTER_DAYS}
+    assert lacking(evening, official_wanted=True) == recent
+    assert lacking(evening, official_wanted=False) == set()
+    assert lacking(evening + 9 * 86_400, official_wanted=True) == set()
+    stores.bars.upsert(DAY, frame(weak, "nse"))
+    assert lacking(evening, official_wanted=True) == set()
