@@ -20,14 +20,14 @@ from backend.services.trading_state_service import impose
 
 log = structlog.get_logger()
 
-NEXT_STEP = "Compare the holding with your broker, then lift it with POST /v1/trading-state/reactivate, or sell after that."
+ADVICE = "Compare the holding with your broker, then lift it with POST /v1/trading-state/reactivate, or sell after that."
 
 
 async def hold(session: AsyncSession, account_id: int, symbol: str, action: CorporateAction, why: str) -> None:
     """Halt one symbol in one account and ask its owner to look. Joins the transaction."""
     key = holding_key(account_id, symbol)
     await impose(session, Scope.HOLDING, key, TradingState.HALTED, Cause.CORPORATE_ACTION, why)
-    await tell(session, account_id, "holding.needs_you", action, f"{why}. {NEXT_STEP}")
+    await tell(session, account_id, "holding.needs_you", action, f"{why}. {ADVICE}")
 
 
 async def tell(session: AsyncSession, account_id: int, topic: str, action: CorporateAction, message: str) -> None:
