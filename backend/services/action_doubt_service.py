@@ -20,7 +20,9 @@ from backend.services.trading_state_service import impose
 
 log = structlog.get_logger()
 
-ADVICE = "Compare the holding with your broker, then lift it with POST /v1/trading-state/reactivate, or sell after that."
+ADVICE = (
+    "Compare the holding with your broker, then lift it with POST /v1/trading-state/reactivate, or sell after that."
+)
 
 
 async def hold(session: AsyncSession, account_id: int, symbol: str, action: CorporateAction, why: str) -> None:
