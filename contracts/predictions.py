@@ -36,7 +36,11 @@ class Prediction(Wire):
 
     The plan: enter now, leave at `target`, at `stop`, or after `horizon_sessions`. All returns are fractions of the
     entry value (0.02 is 2 %). `confidence` is the calibrated probability of `confidence_kind`; `action` is HOLD with
-    `reasons` where the model abstains, and then the numbers may be null.
+    `reasons` where the strategy abstains, and then the numbers may be null.
+
+    `certified_modes`: the modes that may trade on this strategy; others must not. `cluster` groups shares that moved
+    together of late, so that a decision can bound what it stakes on one movement. `intraday`: the plan ends with the
+    session and its costs are those of an intraday trade. `valid_until`: from then on it is not to be acted upon.
     """
 
     symbol: Symbol
@@ -45,6 +49,9 @@ class Prediction(Wire):
     horizon_sessions: int
     confidence: float | None = Field(default=None, ge=0, le=1)
     confidence_kind: str = "net_profit"
+    target_probability: float | None = Field(
+        default=None, ge=0, le=1, description="P(the price reaches `target` before `stop`, within the horizon)."
+    )
     expected_return_gross: float | None = None
     expected_return_net: float | None = None
     expected_return_net_lower: float | None = None
@@ -54,12 +61,20 @@ class Prediction(Wire):
     stop: Rupees | None = None
     reasons: list[str] = []
     supporting_strategies: list[str] = []
+    certified_modes: list[str] = []
+    cluster: str | None = None
+    intraday: bool = False
+    valid_until: Instant | None = None
 
 
 class PredictionsReply(Wire):
-    """One entry per requested symbol. `features_through` is the last session whose bars were used.
+    """One entry per requested symbol: the machine-learned strategy's view. `features_through` is the last session whose
+    bars were used.
 
-    `certified_modes`: the modes for which the model has shown enough separate episodes; others must not trade on it.
+    `candidates` holds what the other strategies propose now, per symbol, each calibrated by the same machinery;
+    a strategy that proposes nothing for a symbol is not in its list. `certified_modes`: the modes for which the
+    machine-learned strategy has shown enough separate episodes; others must not trade on it. `held_modes` were
+    certified and are held by the monitor: mode → why.
     """
 
     environment: Environment
@@ -69,4 +84,38 @@ class PredictionsReply(Wire):
     trained_through: date | None
     features_through: date | None
     certified_modes: list[str] = []
+    held_modes: dict[str, str] = {}
     predictions: dict[Symbol, Prediction]
+    candidates: dict[Symbol, list[Prediction]] = {}
+
+
+class Contribution(Wire):
+    """How much one feature moves the score of an event, in log odds, against its mean in the training data."""
+
+    feature: str
+    value: float
+    contribution: float
+
+
+class RuleVote(Wire):
+    """Whether a rule strategy proposes the symbol now, and the reason it gives."""
+
+    strategy: str
+    fired: bool
+    reason: str
+
+
+class ExplanationReply(Wire):
+    """Why a prediction is what it is. `contributions` are of the event named by `event`, largest first; they add up,
+    with `intercept` and all others in `rest`, to the uncalibrated score in log odds. Empty where it abstains."""
+
+    environment: Environment
+    as_of: Instant
+    model_version: str | None
+    features_through: date | None
+    event: str
+    intercept: float | None = None
+    contributions: list[Contribution] = []
+    rest: float | None = None
+    votes: list[RuleVote] = []
+    prediction: Prediction
