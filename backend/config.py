@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     day_loss_percent_max: float = Field(
         default=2.0, gt=0, le=100, description="Percent of an account's funds that a day may cost; then exits only."
     )
+    cluster_positions_max: int = Field(
+        default=3, ge=1, description="Most trades a user may hold in shares that move together."
+    )
     live_trading: bool = Field(
         default=False, description="The deployment's switch for real orders, besides ENVIRONMENT=live."
     )

@@ -118,6 +118,7 @@ def rules_of(settings: Settings) -> TradingRules:
         limits=RiskLimits(
             quote_age_s_max=settings.quote_age_s_max,
             order_value_rupees_max=Decimal(settings.order_value_rupees_max),
+            cluster_positions_max=settings.cluster_positions_max,
         ),
         gate=GateLimits(open_value_rupees_max=Decimal(settings.open_value_rupees_max)),
         live_trading=settings.live_trading,

@@ -1,5 +1,6 @@
 """The decision, pure: what to leave, what to enter, how much, and why not, for one user at one instant."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -9,7 +10,7 @@ from enum import StrEnum
 from backend.domain.market import OrderType, Product, Side, round_to_tick
 from backend.domain.modes import MODE_RULES, Mode, ModeRules
 from backend.domain.orders import Intent
-from backend.domain.ranking import Candidate, MarketView, Ranking, SignalAction, edge_survives
+from backend.domain.ranking import Candidate, MarketView, Ranking, Signal, SignalAction, edge_survives
 from backend.domain.reasons import Reason
 from backend.domain.risk import Approved, Denied, OrderIntent, QuoteView, RiskLimits, check, quote_problem
 from backend.domain.sizing import ENTRY_CHARGES_FRACTION, budget_rupees, whole_shares
@@ -48,6 +49,8 @@ class OpenTrade:
     horizon_ends_on: date
     entering: bool = False
     """Its entry still rests: it is cancelled before anything is sold."""
+    cluster: str | None = None
+    """The one its symbol was in when it was entered; None where there was none, or none was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class UserState:
     """One user at the instant of decision. Money in rupees; `blocked`: symbols not to be entered, and why; `unscaled`:
     symbols of which shares and prices may be on two scales, so that nothing is decided on either, and why.
 
-    `paused`: no symbol is to be entered, and why; exits go on. `standings` is what holds trading back now,
+    `paused`: no symbol is to be entered, and why; exits go on. `strategies`: those that may enter, all of them where it
+    is empty. `standings` is what holds trading back now,
     `day_equity` what the account was worth at the day's first look, None before it.
     """
 
@@ -80,6 +84,7 @@ class UserState:
     broker: str = ""
     standings: Standings = field(default_factory=lambda: Standings(()))
     day_equity: Decimal | None = None
+    strategies: frozenset[str] = frozenset()
 
     def standing(self, strategy: str | None = None, symbol: str | None = None) -> Effective:
         """What holds for this user's orders, of one strategy and in one symbol where they are named."""
@@ -111,6 +116,7 @@ class Outcome:
     quantity: int = 0
     limit_price: Decimal | None = None
     exit_reason: ExitReason | None = None
+    strategy: str | None = None
 
 
 @dataclass(slots=True)
@@ -153,37 +159,33 @@ def exit_reason(market: MarketView, trade: OpenTrade) -> ExitReason | None:
     if market.today > trade.horizon_ends_on or (market.today == trade.horizon_ends_on and late):
         return ExitReason.HORIZON
     signal = market.signals.get(trade.symbol)
-    if signal is not None and signal.action is SignalAction.SELL and not signal.abstained:
-        return ExitReason.OPPOSITE_SIGNAL
-    return None
+    if signal is None or signal.abstained or signal.expired(market.now):
+        return None
+    return ExitReason.OPPOSITE_SIGNAL if signal.action is SignalAction.SELL else None
 
 
 def _decide_exit(
     market: MarketView, trade: OpenTrade, reason: ExitReason, decision: UserDecision, limits: RiskLimits
 ) -> None:
+    def tell(denied: Reason | None, quantity: int = trade.held, price: Decimal | None = None) -> None:
+        outcome = Outcome(trade.symbol, Intent.EXIT, denied, quantity, price, reason, trade.strategy)
+        decision.outcomes.append(outcome)
+
     if trade.entering:
-        decision.entry_cancels.append(trade)
-        return
+        return decision.entry_cancels.append(trade)
     # What was bought today is on today's scale: an intraday trade is always squared off.
     unscaled = decision.user.unscaled.get(trade.symbol)
     if unscaled is not None and reason is not ExitReason.SQUARE_OFF:
-        decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, unscaled, trade.held, None, reason))
-        return
+        return tell(unscaled)
     standing = decision.user.standing(trade.strategy, trade.symbol)
     if not permits(standing, Intent.EXIT):
-        decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, held_back(standing), trade.held, None, reason))
-        return
+        return tell(held_back(standing))
     if not market.continuous.get(trade.symbol, False):
-        decision.outcomes.append(
-            Outcome(trade.symbol, Intent.EXIT, Reason.MARKET_NOT_CONTINUOUS, trade.held, None, reason)
-        )
-        return
+        return tell(Reason.MARKET_NOT_CONTINUOUS)
     quote = market.quotes.get(trade.symbol)
     problem = quote_problem(quote, market.now, limits)
     if problem is not None or quote is None:
-        problem = problem or Reason.NO_QUOTE
-        decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, problem, trade.held, None, reason))
-        return
+        return tell(problem or Reason.NO_QUOTE)
     price = round_to_tick(quote.last * (1 - limits.exit_protection_fraction), quote.tick, Side.SELL)
     price = max(price, round_to_tick(quote.lower_band, quote.tick, Side.SELL))
     # What one order may not carry is left on a later cycle: an exit is delayed by such a limit, never barred by it.
@@ -195,44 +197,105 @@ def _decide_exit(
     )
     verdict = check(order, quote, market.now, cash_free=Decimal(0), held=held, limits=limits)
     if isinstance(verdict, Denied):
-        decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, verdict.reason, trade.held, price, reason))
-        return
+        return tell(verdict.reason, price=price)
     decision.exits.append(PlannedExit(verdict, trade, reason))
-    decision.outcomes.append(Outcome(trade.symbol, Intent.EXIT, None, quantity, price, reason))
+    return tell(None, quantity, price)
+
+
+@dataclass(slots=True)
+class _Left:
+    """What is left for a user's next entry of this cycle; rupees, entries, and trades by cluster."""
+
+    cash_free: Decimal
+    funds_in_use: Decimal
+    plan: int
+    own: int | None
+    clusters: Counter[str]
+
+    def claim(self, needed: Decimal, cluster: str | None) -> None:
+        self.cash_free -= needed
+        self.funds_in_use += needed
+        self.plan -= 1
+        self.own = None if self.own is None else self.own - 1
+        if cluster is not None:
+            self.clusters[cluster] += 1
+
+
+_NOT_OF_THIS_USER = (Reason.STRATEGY_NOT_ENABLED, Reason.NO_INTRADAY_MODEL, Reason.INTRADAY_ONLY)
+"""Why a proposal is none for this user: what another strategy's proposal of the symbol comes to says more."""
 
 
 def _decide_entries(market: MarketView, ranking: Ranking, decision: UserDecision, limits: RiskLimits) -> None:
+    """At most one entry per symbol, of the best strategy that comes through; one outcome per symbol."""
     user = decision.user
-    rules = MODE_RULES[ranking.mode]
-    cash_free, in_use = user.cash_free, user.funds_in_use
-    plan_left, own_left = user.plan_entries_left, user.own_entries_left
+    left = _Left(
+        user.cash_free, user.funds_in_use, user.plan_entries_left, user.own_entries_left, _clusters(market, user)
+    )
+    outcomes: dict[str, Outcome] = {}
     for candidate in ranking.candidates:
         symbol = candidate.signal.symbol
         if symbol not in user.symbols:
             continue
-        standing = user.standing(candidate.signal.strategy, symbol)
-        denied = user.blocked.get(symbol, user.paused) if permits(standing, Intent.ENTRY) else held_back(standing)
-        if denied is None and plan_left <= 0:
-            denied = Reason.PLAN_LIMIT
-        if denied is None and own_left is not None and own_left <= 0:
-            denied = Reason.OWN_DAY_LIMIT
-        if denied is not None:
-            decision.outcomes.append(Outcome(symbol, Intent.ENTRY, denied))
+        told = outcomes.get(symbol)
+        if told is not None and told.reason is None:
             continue
-        budget = budget_rupees(user.funds_total, in_use, cash_free, rules.funds_fraction)
-        verdict = _entry_order(market, candidate, rules, user, budget, cash_free, limits)
-        if isinstance(verdict, Denied):
-            decision.outcomes.append(Outcome(symbol, Intent.ENTRY, verdict.reason, 0, candidate.limit_price))
-            continue
-        order = verdict.order
-        needed = order.limit_price * order.quantity * (1 + ENTRY_CHARGES_FRACTION)
-        cash_free -= needed
-        in_use += needed
-        plan_left -= 1
-        own_left = None if own_left is None else own_left - 1
-        ends_on = market.today if user.product is Product.MIS else market.horizon_end(candidate.signal.horizon_sessions)
-        decision.entries.append(PlannedEntry(verdict, candidate, ends_on))
-        decision.outcomes.append(Outcome(symbol, Intent.ENTRY, None, order.quantity, order.limit_price))
+        outcome = _decide_entry(market, candidate, decision, left, limits)
+        if told is None or outcome.reason is None or _says_more(outcome.reason, told.reason):
+            outcomes[symbol] = outcome
+    decision.outcomes.extend(outcomes.values())
+
+
+def _says_more(reason: Reason, told: Reason | None) -> bool:
+    return told in _NOT_OF_THIS_USER and reason not in _NOT_OF_THIS_USER
+
+
+def _clusters(market: MarketView, user: UserState) -> Counter[str]:
+    """The user's open and entering trades by cluster: the one each was entered with, else its symbol's present one."""
+    found: Counter[str] = Counter()
+    for trade in user.open_trades:
+        cluster = trade.cluster or market.cluster_of(trade.symbol)
+        if cluster is not None:
+            found[cluster] += 1
+    return found
+
+
+def _decide_entry(
+    market: MarketView, candidate: Candidate, decision: UserDecision, left: _Left, limits: RiskLimits
+) -> Outcome:
+    """Plan the entry, or say why not."""
+    user, signal = decision.user, candidate.signal
+    denied = _barred(user, signal, left, limits)
+    if denied is not None:
+        return Outcome(signal.symbol, Intent.ENTRY, denied, strategy=signal.strategy)
+    rules = MODE_RULES[user.mode]
+    budget = budget_rupees(user.funds_total, left.funds_in_use, left.cash_free, rules.funds_fraction)
+    verdict = _entry_order(market, candidate, rules, user, budget, left.cash_free, limits)
+    if isinstance(verdict, Denied):
+        return Outcome(signal.symbol, Intent.ENTRY, verdict.reason, 0, candidate.limit_price, strategy=signal.strategy)
+    order = verdict.order
+    left.claim(order.limit_price * order.quantity * (1 + ENTRY_CHARGES_FRACTION), signal.cluster)
+    ends_on = market.today if user.product is Product.MIS else market.horizon_end(signal.horizon_sessions)
+    decision.entries.append(PlannedEntry(verdict, candidate, ends_on))
+    return Outcome(signal.symbol, Intent.ENTRY, None, order.quantity, order.limit_price, strategy=signal.strategy)
+
+
+def _barred(user: UserState, signal: Signal, left: _Left, limits: RiskLimits) -> Reason | None:
+    """What keeps the user from a proposal whatever its price."""
+    if user.strategies and signal.strategy not in user.strategies:
+        return Reason.STRATEGY_NOT_ENABLED
+    standing = user.standing(signal.strategy, signal.symbol)
+    if not permits(standing, Intent.ENTRY):
+        return held_back(standing)
+    blocked = user.blocked.get(signal.symbol, user.paused)
+    if blocked is not None:
+        return blocked
+    if left.plan <= 0:
+        return Reason.PLAN_LIMIT
+    if left.own is not None and left.own <= 0:
+        return Reason.OWN_DAY_LIMIT
+    if signal.cluster is not None and left.clusters[signal.cluster] >= limits.cluster_positions_max:
+        return Reason.CLUSTER_FULL
+    return None
 
 
 def _entry_order(
@@ -246,9 +309,11 @@ def _entry_order(
 ) -> Approved | Denied:
     quote, product = candidate.quote, user.product
     square_off = market.square_off_at.get(quote.symbol)
-    if product is Product.MIS and candidate.signal.horizon_sessions != 1:
+    if product is Product.MIS and not candidate.signal.intraday and candidate.signal.horizon_sessions != 1:
         # Ten sessions' numbers say nothing of a trade that ends today.
         return Denied(Reason.NO_INTRADAY_MODEL)
+    if product is not Product.MIS and candidate.signal.intraday:
+        return Denied(Reason.INTRADAY_ONLY)
     if product is Product.MIS and (square_off is None or market.now >= square_off):
         return Denied(Reason.TOO_LATE_FOR_INTRADAY)
     price = candidate.limit_price
@@ -258,7 +323,7 @@ def _entry_order(
         squeezed = budget < user.funds_total * rules.funds_fraction
         return Denied(Reason.FUNDS_IN_USE_LIMIT if squeezed else Reason.BUDGET_BELOW_ONE_SHARE)
     if quantity < candidate.shares_that_pay[product] and not edge_survives(
-        market, price, quantity, product, candidate.expected_return_net, rules
+        market, candidate.signal, price, quantity, product, candidate.expected_return_net, rules
     ):
         return Denied(Reason.EDGE_BELOW_CHARGES)
     order = OrderIntent(

@@ -1,7 +1,7 @@
-"""Which symbols a mode takes now, best first, and why it does not take the others: once for all users of the mode."""
+"""Which proposals a mode takes now, best first, and why it does not take the others: once for all users of the mode."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -16,7 +16,23 @@ LEVEL_EPSILON = 1e-9
 SHARES_BEYOND_ANY_ORDER = 2**24
 
 TYPICAL_ROUND_TRIP_FRACTION = Decimal("0.0035")
-"""The charges that ml_service's net figures already contain (0.35 % of the entry value)."""
+"""The charges in a net figure whose prediction does not tell its gross one (0.35 % of the entry value)."""
+
+NEAREST_MISS = (
+    Reason.NO_PREDICTION,
+    Reason.MODEL_ABSTAINED,
+    Reason.MODE_NOT_CERTIFIED,
+    Reason.NOT_A_BUY,
+    Reason.PREDICTION_EXPIRED,
+    Reason.NO_QUOTE,
+    Reason.QUOTE_STALE,
+    Reason.QUOTE_UNUSABLE,
+    Reason.PRICE_MOVED,
+    Reason.CONFIDENCE_BELOW_MODE,
+    Reason.RETURN_BELOW_MODE,
+    Reason.LOWER_BOUND_NOT_POSITIVE,
+)
+"""The checks of a signal in their order: of two refused ones, the later refused was nearer to a trade."""
 
 
 class SignalAction(StrEnum):
@@ -27,9 +43,12 @@ class SignalAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A prediction as the decision reads it. Returns and probabilities are fractions, prices rupees per share.
+    """One strategy's prediction as the decision reads it. Returns and probabilities are fractions, prices rupees per
+    share.
 
     `touch` maps a net return to P(the price reaches it within the horizon); `abstained` holds the model's reasons.
+    `certified_modes` are those that may trade on it, `cost_fraction` the charges its net figures already contain;
+    shares of one `cluster` moved together of late. An `intraday` plan ends with the session.
     """
 
     symbol: str
@@ -43,12 +62,25 @@ class Signal:
     reference_close: Decimal
     target: Decimal
     stop: Decimal
+    certified_modes: frozenset[Mode] = frozenset()
     abstained: tuple[str, ...] = ()
+    cost_fraction: Decimal = TYPICAL_ROUND_TRIP_FRACTION
+    cluster: str | None = None
+    intraday: bool = False
+    valid_until: datetime | None = None
+    logic_version: str | None = None
+
+    def expired(self, now: datetime) -> bool:
+        """Whether it is not to be acted upon any more."""
+        return self.valid_until is not None and now >= self.valid_until
 
 
 @dataclass(frozen=True, slots=True)
 class MarketView:
-    """One instant of the market, the same for every user. `horizon_end` turns sessions into the day a plan ends."""
+    """One instant of the market, the same for every user. `horizon_end` turns sessions into the day a plan ends.
+
+    `signals` are the machine-learned strategy's, one per symbol; `proposals` what other strategies propose besides.
+    """
 
     now: datetime
     today: date
@@ -57,16 +89,25 @@ class MarketView:
     signals: Mapping[str, Signal]
     quotes: Mapping[str, QuoteView]
     exchange: str
-    certified_modes: frozenset[Mode]
     horizon_end: Callable[[int], date]
     round_trip_charges: Callable[[Decimal, int, Product], Decimal]
     """(price, shares, product) → entry and exit charges together, as a fraction of the entry value."""
+    proposals: Mapping[str, Sequence[Signal]] = field(default_factory=dict[str, Sequence[Signal]])
+
+    def signals_of(self, symbol: str) -> tuple[Signal, ...]:
+        """Every strategy's signal of a symbol, the machine-learned one's first."""
+        learned = self.signals.get(symbol)
+        return (*((learned,) if learned is not None else ()), *self.proposals.get(symbol, ()))
+
+    def cluster_of(self, symbol: str) -> str | None:
+        """The cluster that a symbol belongs to at present."""
+        return next((signal.cluster for signal in self.signals_of(symbol) if signal.cluster is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A symbol that a mode takes, priced: the most the entry may pay per share, the numbers that decided it, and from
-    how many shares on its edge surely survives the charges.
+    """A strategy's proposal of a symbol that a mode takes, priced: the most the entry may pay per share, the numbers
+    that decided it at the present price, and from how many shares on its edge surely survives the charges.
     """
 
     signal: Signal
@@ -75,50 +116,72 @@ class Candidate:
     confidence: float
     confidence_kind: str
     expected_return_net: float
+    expected_return_net_lower: float
     shares_that_pay: Mapping[Product, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a mode takes no proposal of a symbol: that of the strategy that came nearest; None where there is none."""
+
+    reason: Reason
+    strategy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
-    """One mode's view of the market: candidates, best lower bound first, and why the other symbols are none."""
+    """One mode's view of the market: candidates, best lower bound first, and why the other symbols have none."""
 
     mode: Mode
     candidates: tuple[Candidate, ...]
-    rejected: Mapping[str, Reason]
+    rejected: Mapping[str, Rejection]
 
 
 def rank(market: MarketView, mode: Mode, limits: RiskLimits) -> Ranking:
-    """Which symbols `mode` takes now, best first; every other symbol with its reason.
+    """Which (symbol, strategy) pairs `mode` takes now, best first; every symbol without one with its reason.
 
-    A mode (R, C) takes a signal when P(the price reaches +R net within the horizon) ≥ C, the calibrated expected net
-    return at the present price ≥ R, and its lower bound is positive.
+    A mode (R, C) takes a signal of a strategy that is certified for it when P(the price reaches +R net within the
+    horizon) ≥ C, the calibrated expected net return at the present price ≥ R, and its lower bound there is positive.
     """
     candidates: list[Candidate] = []
-    rejected: dict[str, Reason] = {}
-    for symbol in market.continuous:
-        found = _candidate(market, symbol, mode, limits)
-        if isinstance(found, Candidate):
-            candidates.append(found)
+    rejected: dict[str, Rejection] = {}
+    for symbol, continuous in market.continuous.items():
+        if not continuous:
+            rejected[symbol] = Rejection(Reason.MARKET_NOT_CONTINUOUS)
+            continue
+        taken, missed = _judged(market, symbol, mode, limits)
+        if taken:
+            candidates += taken
         else:
-            rejected[symbol] = found
-    candidates.sort(key=lambda c: (-c.signal.expected_return_net_lower, -c.confidence, c.signal.symbol))
+            rejected[symbol] = missed
+    candidates.sort(key=lambda c: (-c.expected_return_net_lower, -c.confidence, c.signal.symbol, c.signal.strategy))
     return Ranking(mode, tuple(candidates), rejected)
 
 
-def _candidate(market: MarketView, symbol: str, mode: Mode, limits: RiskLimits) -> Candidate | Reason:
+def _judged(market: MarketView, symbol: str, mode: Mode, limits: RiskLimits) -> tuple[list[Candidate], Rejection]:
+    """The strategies' candidates of a symbol, and the nearest miss of the others."""
+    taken: list[Candidate] = []
+    missed = Rejection(Reason.NO_PREDICTION)
+    for signal in market.signals_of(symbol):
+        found = _candidate(market, signal, mode, limits)
+        if isinstance(found, Candidate):
+            taken.append(found)
+        elif NEAREST_MISS.index(found) > NEAREST_MISS.index(missed.reason):
+            missed = Rejection(found, signal.strategy)
+    return taken, missed
+
+
+def _candidate(market: MarketView, signal: Signal, mode: Mode, limits: RiskLimits) -> Candidate | Reason:
     rules = MODE_RULES[mode]
-    if not market.continuous[symbol]:
-        return Reason.MARKET_NOT_CONTINUOUS
-    signal = market.signals.get(symbol)
-    if signal is None:
-        return Reason.NO_PREDICTION
     if signal.abstained:
         return Reason.MODEL_ABSTAINED
-    if mode not in market.certified_modes:
+    if mode not in signal.certified_modes:
         return Reason.MODE_NOT_CERTIFIED
     if signal.action is not SignalAction.BUY:
         return Reason.NOT_A_BUY
-    quote = market.quotes.get(symbol)
+    if signal.expired(market.now):
+        return Reason.PREDICTION_EXPIRED
+    quote = market.quotes.get(signal.symbol)
     problem = quote_problem(quote, market.now, limits)
     if problem is not None or quote is None:
         return problem or Reason.NO_QUOTE
@@ -133,12 +196,13 @@ def _candidate(market: MarketView, symbol: str, mode: Mode, limits: RiskLimits) 
     expected = _return_at(signal.expected_return_net, moved)
     if not expected >= rules.return_net_min:
         return Reason.RETURN_BELOW_MODE
-    if not _return_at(signal.expected_return_net_lower, moved) > 0:
+    lower = _return_at(signal.expected_return_net_lower, moved)
+    if not lower > 0:
         return Reason.LOWER_BOUND_NOT_POSITIVE
     limit = round_to_tick(quote.last * (1 + limits.entry_protection_fraction), quote.tick, Side.BUY)
     price = min(limit, round_to_tick(quote.upper_band, quote.tick, Side.BUY))
-    pays = {product: _shares_that_pay(market, price, product, expected, rules) for product in Product}
-    return Candidate(signal, quote, price, confidence, rules.confidence_kind, expected, pays)
+    pays = {product: _shares_that_pay(market, signal, price, product, expected, rules) for product in Product}
+    return Candidate(signal, quote, price, confidence, rules.confidence_kind, expected, lower, pays)
 
 
 def _touch_at(level: float, published: float, touch: Mapping[float, float]) -> float:
@@ -162,23 +226,31 @@ def _touch_at(level: float, published: float, touch: Mapping[float, float]) -> f
 
 
 def edge_survives(
-    market: MarketView, price: Decimal, quantity: int, product: Product, expected_net: float, rules: ModeRules
+    market: MarketView,
+    signal: Signal,
+    price: Decimal,
+    quantity: int,
+    product: Product,
+    expected_net: float,
+    rules: ModeRules,
 ) -> bool:
     """Whether the mode's return is left after the charges at this size.
 
     The prediction is net of typical charges; at a small size the flat ones (depository, brokerage floor) weigh more.
     """
-    excess = float(market.round_trip_charges(price, quantity, product) - TYPICAL_ROUND_TRIP_FRACTION)
+    excess = float(market.round_trip_charges(price, quantity, product) - signal.cost_fraction)
     return expected_net - max(0.0, excess) >= rules.return_net_min
 
 
 def _shares_that_pay(
-    market: MarketView, price: Decimal, product: Product, expected_net: float, rules: ModeRules
+    market: MarketView, signal: Signal, price: Decimal, product: Product, expected_net: float, rules: ModeRules
 ) -> int:
     """A power of two of shares at which the edge survives, so that larger orders need not ask: charges never weigh more
     on a larger order. Beyond any order's size where it survives nowhere."""
     shares = 1
-    while shares < SHARES_BEYOND_ANY_ORDER and not edge_survives(market, price, shares, product, expected_net, rules):
+    while shares < SHARES_BEYOND_ANY_ORDER:
+        if edge_survives(market, signal, price, shares, product, expected_net, rules):
+            break
         shares *= 2
     return shares
 

@@ -12,6 +12,7 @@ class Reason(StrEnum):
     MODEL_ABSTAINED = "model_abstained"
     MODE_NOT_CERTIFIED = "mode_not_certified"
     NOT_A_BUY = "not_a_buy"
+    PREDICTION_EXPIRED = "prediction_expired"
     CONFIDENCE_BELOW_MODE = "confidence_below_mode"
     RETURN_BELOW_MODE = "return_below_mode"
     LOWER_BOUND_NOT_POSITIVE = "lower_bound_not_positive"
@@ -22,9 +23,11 @@ class Reason(StrEnum):
     # about the user
     AUTO_TRADING_DISABLED = "auto_trading_disabled"
     SYMBOL_NOT_SELECTED = "symbol_not_selected"
+    STRATEGY_NOT_ENABLED = "strategy_not_enabled"
     BROKER_UNAVAILABLE = "broker_unavailable"
     PLAN_LIMIT = "plan_limit"
     OWN_DAY_LIMIT = "own_day_limit"
+    CLUSTER_FULL = "cluster_full"
     ALREADY_HELD = "already_held"
     ORDER_OPEN = "order_open"
     ORDER_UNKNOWN = "order_unknown"
@@ -34,6 +37,7 @@ class Reason(StrEnum):
     BUDGET_BELOW_ONE_SHARE = "budget_below_one_share"
     EDGE_BELOW_CHARGES = "edge_below_charges"
     NO_INTRADAY_MODEL = "no_intraday_model"
+    INTRADAY_ONLY = "intraday_only"
     TOO_LATE_FOR_INTRADAY = "too_late_for_intraday"
     # corporate actions
     ACTIONS_UNKNOWN = "actions_unknown"
@@ -71,8 +75,9 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.MARKET_NOT_CONTINUOUS: "Orders go out in the continuous session only; market status shows the next one.",
     Reason.NO_PREDICTION: "The prediction service did not answer for this symbol; it is asked again on the next cycle.",
     Reason.MODEL_ABSTAINED: "The model has no evidence for this symbol now; see the prediction's reasons.",
-    Reason.MODE_NOT_CERTIFIED: "The model has too few separate episodes in its record for your mode; another may have.",
+    Reason.MODE_NOT_CERTIFIED: "The strategy's record does not carry your mode now; the status says why, another may.",
     Reason.NOT_A_BUY: "The model sees no gain after charges; nothing to do.",
+    Reason.PREDICTION_EXPIRED: "The prediction is no longer valid; it is asked for again on the next cycle.",
     Reason.CONFIDENCE_BELOW_MODE: "The probability is below what your mode asks; a bolder mode asks less.",
     Reason.RETURN_BELOW_MODE: "The expected net return is below what your mode asks; a bolder mode asks less.",
     Reason.LOWER_BOUND_NOT_POSITIVE: "The expected return is not distinguishable from zero.",
@@ -83,8 +88,10 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.AUTO_TRADING_DISABLED: "Enable it with POST /v1/auto-trading/enable.",
     Reason.SYMBOL_NOT_SELECTED: "Add the symbol with PUT /v1/auto-trading/settings.",
     Reason.BROKER_UNAVAILABLE: "The broker account did not answer; check it under broker accounts.",
+    Reason.STRATEGY_NOT_ENABLED: "A strategy you have not enabled proposes it; add it in the settings' strategies.",
     Reason.PLAN_LIMIT: "Today's auto-trades of your plan are used up; they return at midnight IST, or upgrade.",
     Reason.OWN_DAY_LIMIT: "Your own daily limit is reached; change entries_per_day_max in the settings.",
+    Reason.CLUSTER_FULL: "You hold as many shares that move together with this one as the platform allows.",
     Reason.ALREADY_HELD: "A trade in this symbol is open already.",
     Reason.ORDER_OPEN: "An order in this symbol is still open.",
     Reason.ORDER_UNKNOWN: "An order's outcome is unknown; the symbol is blocked until the broker's book settles it.",
@@ -94,6 +101,7 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.BUDGET_BELOW_ONE_SHARE: "The budget per trade is less than one share; add funds.",
     Reason.EDGE_BELOW_CHARGES: "At this size the charges eat the expected return; add funds.",
     Reason.NO_INTRADAY_MODEL: "The predictions span several sessions; an intraday trade needs a one-session model.",
+    Reason.INTRADAY_ONLY: "The prediction is of a trade that ends today; choose the intraday product to take it.",
     Reason.TOO_LATE_FOR_INTRADAY: "Intraday entries stop before the square-off; use delivery or wait for tomorrow.",
     Reason.ACTIONS_UNKNOWN: "Today's corporate actions are not known yet: prices and holdings may not go together.",
     Reason.ACTION_PENDING: "A corporate action is not booked yet; orders in this symbol wait until it is.",

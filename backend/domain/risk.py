@@ -12,7 +12,8 @@ from backend.domain.reasons import Reason
 
 @dataclass(frozen=True, slots=True)
 class RiskLimits:
-    """The platform's limits, each with its unit. Fractions are of the last price."""
+    """The platform's limits, each with its unit. Fractions are of the last price; `cluster_positions_max` counts one
+    user's trades in shares that move together."""
 
     quote_age_s_max: float = 10.0
     collar_fraction_max: Decimal = Decimal("0.03")
@@ -20,6 +21,7 @@ class RiskLimits:
     entry_protection_fraction: Decimal = Decimal("0.003")
     exit_protection_fraction: Decimal = Decimal("0.01")
     price_drift_fraction_max: Decimal = Decimal("0.015")
+    cluster_positions_max: int = 3
 
 
 @dataclass(frozen=True, slots=True)

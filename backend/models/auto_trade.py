@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     Numeric,
     String,
+    Text,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -26,7 +27,8 @@ from backend.models.base import Base, BigId, CreatedAt, Money, Price, enum_type
 class AutoTradeSettings(Base):
     """What the user chose. `entries_per_day_max` may only lower the plan's own limit.
 
-    `protections` holds what differs from the defaults of domain/protections.py.
+    `protections` holds what differs from the defaults of domain/protections.py; `strategies` are those that may enter,
+    all of them where it is empty.
     """
 
     __tablename__ = "auto_trade_settings"
@@ -37,6 +39,7 @@ class AutoTradeSettings(Base):
     product: Mapped[Product] = mapped_column(enum_type(Product))
     symbols: Mapped[list[str]] = mapped_column(ARRAY(String(20)))
     entries_per_day_max: Mapped[int | None] = mapped_column(Integer)
+    strategies: Mapped[list[str]] = mapped_column(ARRAY(String(40)), default=list, server_default=text("'{}'"))
     protections: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=text("'{}'::jsonb"))
     enabled_at: Mapped[datetime | None]
     updated_at: Mapped[CreatedAt]
@@ -46,7 +49,8 @@ class AutoTrade(Base):
     """One trade from signal to realized P&L. Quantities are shares, prices rupees per share, returns fractions.
 
     Shares and prices are on the scale after the last corporate action; `dividends` (rupees, gross of tax) are income
-    beside `realized_pnl`.
+    beside `realized_pnl`. `model_version` and `logic_version` name what proposed it, `cluster` the shares that its own
+    moved together with at its entry.
     """
 
     __tablename__ = "auto_trades"
@@ -63,6 +67,8 @@ class AutoTrade(Base):
     status: Mapped[TradeStatus] = mapped_column(enum_type(TradeStatus))
     strategy: Mapped[str] = mapped_column(String(40))
     model_version: Mapped[str | None] = mapped_column(String(64))
+    logic_version: Mapped[str | None] = mapped_column(Text)
+    cluster: Mapped[str | None] = mapped_column(Text)
     confidence: Mapped[float]
     confidence_kind: Mapped[str] = mapped_column(String(40))
     expected_return_net: Mapped[float]

@@ -98,7 +98,7 @@ async def run_cycle(trading: Trading, now: datetime) -> CycleReport | None:
         report.missed = await record_missed(trading, cycle)
     rankings = rank_modes(inputs.view, trading.rules.limits)
     report.candidates = {mode.value: len(r.candidates) for mode, r in rankings.items() if r.candidates}
-    report.rejected = dict(Counter(reason.value for r in rankings.values() for reason in r.rejected.values()))
+    report.rejected = dict(Counter(missed.reason.value for r in rankings.values() for missed in r.rejected.values()))
     shards_done = await run_shards(trading, cycle, inputs, rankings, report)
     if shards_done:
         await finish_cycle(trading.sessions, cycle.id, report.summary())

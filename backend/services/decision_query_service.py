@@ -16,15 +16,17 @@ from backend.domain.risk import QuoteView
 from backend.models import AutoTradeSettings
 from backend.services.context import Trading
 from backend.services.gather_service import market_view
-from backend.services.ml_service_client import modes_of, signal_of
+from backend.services.ml_service_client import signal_batch
 from backend.services.settings_service import settings_of
 from contracts.market import Quote
-from contracts.predictions import Prediction
+from contracts.predictions import PredictionsReply
 
 
 @dataclass(frozen=True, slots=True)
 class SymbolDecision:
     """One symbol in one cycle. `reason` is None where an order was approved; prices in rupees, the rest fractions.
+
+    `strategy` is whose numbers these are: the one that was taken, or came nearest to it.
 
     `recorded` tells what the cycle wrote down from what is computed again from its inputs under today's settings.
     """
@@ -36,6 +38,7 @@ class SymbolDecision:
     quantity: int
     limit_price: Decimal | None
     exit_reason: str | None
+    strategy: str | None
     confidence: float | None
     expected_return_net: float | None
     price: Decimal | None
@@ -61,11 +64,14 @@ _CYCLES = text("""
     SELECT c.id, c.scheduled_at, c.status, d.mode, d.skipped_reason, d.outcomes,
            c.inputs ->> 'now' AS market_now, c.inputs -> 'problems' AS problems,
            c.inputs -> 'predictions' ->> 'model_version' AS model_version,
-           c.inputs -> 'predictions' -> 'certified_modes' AS certified_modes,
+           CASE jsonb_typeof(c.inputs -> 'predictions') WHEN 'object'
+                THEN (c.inputs -> 'predictions') - 'predictions' - 'candidates' END AS reply,
            (SELECT jsonb_object_agg(key, value) FROM jsonb_each(c.inputs -> 'quotes' -> 'quotes')
              WHERE key = ANY(:symbols)) AS quotes,
            (SELECT jsonb_object_agg(key, value) FROM jsonb_each(c.inputs -> 'predictions' -> 'predictions')
              WHERE key = ANY(:symbols)) AS predictions,
+           (SELECT jsonb_object_agg(key, value) FROM jsonb_each(c.inputs -> 'predictions' -> 'candidates')
+             WHERE key = ANY(:symbols)) AS candidates,
            (SELECT jsonb_object_agg(o.symbol || ' ' || o.intent, o.denied_reason) FROM orders o
              WHERE o.user_id = :user_id AND o.cycle_id = c.id AND o.denied_reason IS NOT NULL) AS denied
       FROM cycles c
@@ -130,12 +136,12 @@ def stored_view(trading: Trading, row: Any, symbols: Sequence[str]) -> MarketVie
         for symbol, quote in (row.quotes or {}).items()
         if symbol in market_data.instruments
     }
-    signals = {
-        symbol: signal_of(Prediction.model_validate(prediction), row.model_version)
-        for symbol, prediction in (row.predictions or {}).items()
-    }
-    certified = modes_of(row.certified_modes or [])
-    return market_view(trading, datetime.fromisoformat(row.market_now), symbols, quotes, signals, certified)
+    now = datetime.fromisoformat(row.market_now)
+    if not row.reply:
+        return market_view(trading, now, symbols, quotes, {}, {})
+    parts = {"predictions": row.predictions or {}, "candidates": row.candidates or {}}
+    batch = signal_batch(PredictionsReply.model_validate(row.reply | parts))
+    return market_view(trading, now, symbols, quotes, batch.signals, batch.proposals)
 
 
 def _recorded(
@@ -145,7 +151,9 @@ def _recorded(
     symbol = outcome["symbol"]
     reason = outcome["reason"] or denied.get(f"{symbol} {outcome['intent']}")
     quote = view.quotes.get(symbol) if view else None
-    confidence, expected = _numbers(view.signals.get(symbol) if view else None, quote, rules)
+    # Decisions of before there were several strategies name none: theirs was the machine-learned one.
+    signal = _signal(view, symbol, outcome.get("strategy"))
+    confidence, expected = _numbers(signal, quote, rules)
     return SymbolDecision(
         symbol=symbol,
         intent=Intent(outcome["intent"]),
@@ -154,6 +162,7 @@ def _recorded(
         quantity=outcome["quantity"],
         limit_price=Decimal(outcome["limit_price"]) if outcome["limit_price"] else None,
         exit_reason=outcome["exit_reason"],
+        strategy=outcome.get("strategy") or (signal.strategy if signal else None),
         confidence=confidence,
         expected_return_net=expected,
         price=quote.last if quote else None,
@@ -164,21 +173,29 @@ def _computed(
     symbol: str, view: MarketView | None, ranking: Ranking | None, rules: ModeRules, skipped: Reason | None
 ) -> SymbolDecision:
     quote = view.quotes.get(symbol) if view else None
-    confidence, expected = _numbers(view.signals.get(symbol) if view else None, quote, rules)
     rejected = ranking.rejected.get(symbol) if ranking else None
+    strategy = rejected.strategy if rejected else None
+    confidence, expected = _numbers(_signal(view, symbol, strategy), quote, rules)
     return SymbolDecision(
         symbol=symbol,
         intent=Intent.ENTRY,
         # A candidate without a record was not among the user's symbols when the cycle ran.
-        reason=skipped or rejected or Reason.SYMBOL_NOT_SELECTED,
+        reason=skipped or (rejected.reason if rejected else Reason.SYMBOL_NOT_SELECTED),
         recorded=skipped is not None,
         quantity=0,
         limit_price=None,
         exit_reason=None,
+        strategy=strategy,
         confidence=confidence,
         expected_return_net=expected,
         price=quote.last if quote else None,
     )
+
+
+def _signal(view: MarketView | None, symbol: str, strategy: str | None) -> Signal | None:
+    """The signal of a strategy, where it is known; else the machine-learned one's."""
+    found = view.signals_of(symbol) if view else ()
+    return next((signal for signal in found if signal.strategy == strategy), found[0] if found else None)
 
 
 def _numbers(signal: Signal | None, quote: QuoteView | None, rules: ModeRules) -> tuple[float | None, float | None]:

@@ -48,7 +48,8 @@ class MarketInputs:
         return {
             "now": self.view.now.isoformat(),
             "quotes": self.quotes.model_dump(mode="json") if self.quotes else None,
-            "predictions": self.predictions.model_dump(mode="json") if self.predictions else None,
+            # What was not told stays untold: a default that is written down reads as something told.
+            "predictions": self.predictions.model_dump(mode="json", exclude_unset=True) if self.predictions else None,
             "problems": dict(self.problems),
         }
 
@@ -71,7 +72,7 @@ async def gather_market(trading: Trading, now: datetime) -> MarketInputs:
         symbols = list((await session.scalars(_SYMBOLS)).all())
         held = (await session.scalars(_HELD)).all()
     if not symbols:
-        return MarketInputs(market_view(trading, now, (), {}, {}))
+        return MarketInputs(market_view(trading, now, (), {}, {}, {}))
     quotes, predictions = await asyncio.gather(
         trading.market_data.quotes(sorted({*symbols, *(trading.market_data.instruments.keys() & held)}), now),
         trading.ml_service.predictions(symbols, now, trading.rules.horizon_sessions),
@@ -96,7 +97,7 @@ async def gather_market(trading: Trading, now: datetime) -> MarketInputs:
         symbols,
         {symbol: quote.view for symbol, quote in quote_batch.quotes.items()} if quote_batch else {},
         signal_batch.signals if signal_batch else {},
-        signal_batch.certified_modes if signal_batch else frozenset(),
+        signal_batch.proposals if signal_batch else {},
     )
     return MarketInputs(
         view,
@@ -112,7 +113,7 @@ def market_view(
     symbols: Iterable[str],
     quotes: Mapping[str, QuoteView],
     signals: Mapping[str, Signal],
-    certified_modes: frozenset[Mode] = frozenset(),
+    proposals: Mapping[str, Sequence[Signal]],
 ) -> MarketView:
     """The pure decision's view of the market, from the calendar and the two batches."""
     calendar = trading.calendar
@@ -142,9 +143,9 @@ def market_view(
         signals=signals,
         quotes=quotes,
         exchange=EXCHANGE.value,
-        certified_modes=certified_modes,
         horizon_end=horizon_end,
         round_trip_charges=charges,
+        proposals=proposals,
     )
 
 
@@ -153,7 +154,7 @@ def market_view(
 _USERS = text("""
     SELECT s.user_id, s.enabled AND users.active AS enabled, s.mode, s.product, s.symbols, s.entries_per_day_max,
            a.id AS account_id, a.broker, p.auto_trades_per_day, coalesce(u.entries_used, 0) AS entries_used,
-           s.protections, t.trades, o.orders, e.ended, c.closed,
+           s.protections, s.strategies, t.trades, o.orders, e.ended, c.closed,
            l.balance AS ledger_cash, d.equity_rupees AS day_equity
       FROM auto_trade_settings s
       JOIN users ON users.id = s.user_id
@@ -168,7 +169,7 @@ _USERS = text("""
                       'id', id, 'symbol', symbol, 'status', status, 'product', product, 'strategy', strategy,
                       'held', entry_quantity - exit_quantity, 'target', target_price::text, 'stop', stop_price::text,
                       'cost', (entry_price * (entry_quantity - exit_quantity))::text,
-                      'ends', horizon_ends_on) ORDER BY id) AS trades
+                      'ends', horizon_ends_on, 'cluster', cluster) ORDER BY id) AS trades
              FROM auto_trades
             WHERE user_id = s.user_id AND closed_at IS NULL AND status IN ('entering', 'open', 'exiting')) t ON true
       LEFT JOIN LATERAL (
@@ -281,6 +282,7 @@ def _user_state(
         unavailable=None if usable else Reason.BROKER_UNAVAILABLE,
         broker=row.broker or "",
         day_equity=row.day_equity,
+        strategies=frozenset(row.strategies),
     )
 
 
@@ -323,6 +325,7 @@ def _open_trade(trade: Mapping[str, Any]) -> OpenTrade:
         stop=Decimal(trade["stop"]),
         horizon_ends_on=date.fromisoformat(trade["ends"]),
         entering=trade["status"] == "entering",
+        cluster=trade["cluster"],
     )
 
 

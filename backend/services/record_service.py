@@ -1,7 +1,7 @@
 """Recording decisions: quota, trades, orders and denials of a shard in one transaction, before anything is sent."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -46,6 +46,8 @@ _TRADE_COLUMNS = [
     "status",
     "strategy",
     "model_version",
+    "logic_version",
+    "cluster",
     "confidence",
     "confidence_kind",
     "expected_return_net",
@@ -207,7 +209,8 @@ def _replace_outcome(decision: UserDecision, symbol: str, intent: Intent, reason
     taken = next(
         i for i, o in enumerate(decision.outcomes) if o.symbol == symbol and o.intent is intent and o.reason is None
     )
-    decision.outcomes[taken] = Outcome(symbol, intent, reason)
+    outcome = decision.outcomes[taken]
+    decision.outcomes[taken] = replace(outcome, reason=reason, quantity=0, limit_price=None, exit_reason=None)
 
 
 _MARK_EXITING = text("""
@@ -248,6 +251,8 @@ def _trade_row(
         TradeStatus.ENTERING.value,
         signal.strategy,
         signal.model_version,
+        signal.logic_version,
+        signal.cluster,
         candidate.confidence,
         candidate.confidence_kind,
         candidate.expected_return_net,
@@ -325,4 +330,5 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "quantity": outcome.quantity,
         "limit_price": str(outcome.limit_price) if outcome.limit_price is not None else None,
         "exit_reason": outcome.exit_reason.value if outcome.exit_reason else None,
+        "strategy": outcome.strategy,
     }

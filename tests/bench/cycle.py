@@ -169,8 +169,9 @@ def _market(trading: Trading, now: datetime) -> MarketView:
             reference_close=last,
             target=last * Decimal("1.03"),
             stop=last * Decimal("0.94"),
+            certified_modes=frozenset(Mode),
         )
-    return market_view(trading, now, list(signals), quotes, signals, frozenset(Mode))
+    return market_view(trading, now, list(signals), quotes, signals, {})
 
 
 async def _populate(engine: AsyncEngine) -> None:

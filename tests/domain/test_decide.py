@@ -39,7 +39,8 @@ def rejection(mode: Mode = Mode.MODERATE, market: Mapping[str, Any] | None = Non
     """Why `mode` does not take INFY; None where it does."""
     ranking = rank(make_market(signals={"INFY": make_signal(**signal)}, **(market or {})), mode, LIMITS)
     assert len(ranking.candidates) + len(ranking.rejected) == 1
-    return ranking.rejected.get("INFY")
+    missed = ranking.rejected.get("INFY")
+    return missed.reason if missed else None
 
 
 def decided(market: MarketView, user: UserState) -> UserDecision:
@@ -80,12 +81,15 @@ def test_a_confidence_counts_for_its_own_return_only() -> None:
         ({"expected_return_net": math.nan}, Reason.RETURN_BELOW_MODE),
         ({"expected_return_net_lower": math.nan}, Reason.LOWER_BOUND_NOT_POSITIVE),
         ({"abstained": ("few_episodes",)}, Reason.MODEL_ABSTAINED),
+        ({"certified_modes": frozenset({Mode.CONSERVATIVE, Mode.AGGRESSIVE})}, Reason.MODE_NOT_CERTIFIED),
+        ({"valid_until": NOW + INSTANT}, None),
+        ({"valid_until": NOW}, Reason.PREDICTION_EXPIRED),
         ({"action": SignalAction.HOLD}, Reason.NOT_A_BUY),
         ({"action": SignalAction.SELL}, Reason.NOT_A_BUY),
         ({"reference_close": 0}, Reason.PRICE_MOVED),
     ],
 )
-def test_a_signal_that_says_less_than_a_buy_is_refused(signal: dict[str, Any], reason: Reason) -> None:
+def test_a_signal_that_says_less_than_a_buy_is_refused(signal: dict[str, Any], reason: Reason | None) -> None:
     assert rejection(**signal) is reason
 
 
@@ -94,7 +98,6 @@ def test_a_signal_that_says_less_than_a_buy_is_refused(signal: dict[str, Any], r
     [
         ({"continuous": {"INFY": False}}, Reason.MARKET_NOT_CONTINUOUS),
         ({"signals": {}}, Reason.NO_PREDICTION),
-        ({"certified_modes": frozenset({Mode.CONSERVATIVE, Mode.AGGRESSIVE})}, Reason.MODE_NOT_CERTIFIED),
         ({"quotes": {}, "continuous": {"INFY": True}}, Reason.NO_QUOTE),
         ({"quotes": {"INFY": make_quote(as_of=NOW - timedelta(seconds=11))}}, Reason.QUOTE_STALE),
         ({"quotes": {"INFY": make_quote(bid=D(0))}}, Reason.QUOTE_UNUSABLE),
@@ -103,7 +106,8 @@ def test_a_signal_that_says_less_than_a_buy_is_refused(signal: dict[str, Any], r
 )
 def test_a_market_that_cannot_be_traded_is_refused(market: dict[str, Any], reason: Reason) -> None:
     ranking = rank(replace(make_market(), **market), Mode.MODERATE, LIMITS)
-    assert (ranking.candidates, ranking.rejected) == ((), {"INFY": reason})
+    assert ranking.candidates == ()
+    assert {symbol: missed.reason for symbol, missed in ranking.rejected.items()} == {"INFY": reason}
 
 
 @pytest.mark.parametrize(
@@ -179,6 +183,7 @@ SELLING = {"signals": {"INFY": make_signal(action=SignalAction.SELL)}}
         (SELLING, {}, ExitReason.OPPOSITE_SIGNAL),
         ({"signals": {"INFY": make_signal(action=SignalAction.SELL, abstained=("few_episodes",))}}, {}, None),
         ({"signals": {"INFY": make_signal(action=SignalAction.HOLD)}}, {}, None),
+        ({"signals": {"INFY": make_signal(action=SignalAction.SELL, valid_until=NOW)}}, {}, None),
         # the most urgent reason wins
         ({"now": SQUARE_OFF, "last": "960"}, {"product": Product.MIS}, ExitReason.SQUARE_OFF),
         ({**AFTER, "last": "960"}, {}, ExitReason.STOP),
@@ -252,7 +257,7 @@ def test_an_exit_sells_what_is_still_there_and_never_more_than_the_trade_holds(h
 def test_an_exit_without_a_quote_is_named_once_it_is_due() -> None:
     market = make_market({}, {}, continuous={"INFY": True}, today=HORIZON_END + timedelta(days=1))
     assert decided(market, HOLDER).outcomes == [
-        Outcome("INFY", Intent.EXIT, Reason.NO_QUOTE, 10, None, ExitReason.HORIZON)
+        Outcome("INFY", Intent.EXIT, Reason.NO_QUOTE, 10, None, ExitReason.HORIZON, "momentum")
     ]
 
 

@@ -139,7 +139,7 @@ def test_the_same_inputs_in_any_order_give_the_same_decision(market: MarketView,
 
 @given(markets(), users())
 def test_exits_need_no_prediction_and_no_plan(market: MarketView, user: UserState) -> None:
-    bare = replace(market, signals={}, certified_modes=frozenset())
+    bare = replace(market, signals={})
     poor = replace(user, enabled=False, plan_entries_left=0, own_entries_left=0, cash_free=D(0), funds_total=D(0))
     assert decided(bare, poor).exits == decided(market, user).exits
 

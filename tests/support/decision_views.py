@@ -63,6 +63,7 @@ def make_signal(symbol: str = "INFY", reference_close: Decimal | str | int = 100
         reference_close=price,
         target=price * Decimal("1.06"),
         stop=price * Decimal("0.96"),
+        certified_modes=frozenset(Mode),
     )
     return replace(signal, **changes)
 
@@ -82,7 +83,6 @@ def make_market(
         signals=signals,
         quotes=quotes,
         exchange=Exchange.NSE.value,
-        certified_modes=frozenset(Mode),
         horizon_end=lambda _sessions: HORIZON_END,
         round_trip_charges=lambda price, shares, product: round_trip_fraction(
             price, shares, product, Exchange.NSE, on=TODAY

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, Query, Response
@@ -33,6 +33,7 @@ from contracts.predictions import Action, Prediction, PredictionsReply, Predicti
 
 TICK = Decimal("0.05")
 LEVELS = (0.01, 0.015, 0.02, 0.025, 0.03, 0.035)
+MODES = ("conservative", "moderate", "aggressive")
 
 
 @dataclass
@@ -50,6 +51,11 @@ class Stock:
     bars: list[tuple[datetime, Decimal, Decimal, Decimal, Decimal, int]] = field(default_factory=list)
     closes: dict[date, Decimal] = field(default_factory=dict)
     as_of: datetime | None = None
+    certified: tuple[str, ...] = MODES
+    cluster: str | None = None
+    valid_until: datetime | None = None
+    proposals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What other strategies propose: each one's changes to the prediction above."""
 
 
 @dataclass
@@ -60,6 +66,7 @@ class Market:
     stocks: dict[str, Stock]
     quotes_down: bool = False
     predictions_down: bool = False
+    held_modes: dict[str, str] = field(default_factory=dict)
     actions: list[CorporateAction] = field(default_factory=list)
     actions_down: bool = False
     target_fraction: Decimal = Decimal("0.03")
@@ -119,6 +126,9 @@ def prediction_of(symbol: str, stock: Stock, horizon: int, market: Market) -> Pr
         target=(reference * (1 + market.target_fraction)).quantize(TICK),
         stop=(reference * (1 - market.stop_fraction)).quantize(TICK),
         reasons=list(stock.reasons),
+        certified_modes=list(stock.certified),
+        cluster=stock.cluster,
+        valid_until=stock.valid_until,
     )
 
 
@@ -189,8 +199,16 @@ def create_app(market: Market) -> FastAPI:
             logic_version="test_v1",
             trained_through=None,
             features_through=None,
-            certified_modes=["conservative", "moderate", "aggressive"],
+            certified_modes=list(MODES),
+            held_modes=market.held_modes,
             predictions=found,
+            candidates={
+                symbol: [
+                    found[symbol].model_copy(update={"strategy": name} | changes) for name, changes in other.items()
+                ]
+                for symbol in found
+                if (other := market.stocks[symbol].proposals)
+            },
         )
 
     return app

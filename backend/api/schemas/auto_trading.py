@@ -221,6 +221,8 @@ class TradeView(Reply):
     status: TradeStatus
     strategy: str
     model_version: str | None
+    logic_version: str | None
+    cluster: str | None
     confidence: float
     confidence_kind: str
     expected_return_net: float

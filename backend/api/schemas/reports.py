@@ -95,7 +95,10 @@ class AnalyticsReply(MarketReply):
 
 
 class SymbolDecisionView(Reply):
-    """`recorded` false: no order was in question, and the reason is computed again from the cycle's stored inputs."""
+    """`recorded` false: no order was in question, and the reason is computed again from the cycle's stored inputs.
+
+    `strategy` is whose numbers these are: the one that was taken, or that came nearest to it.
+    """
 
     symbol: str
     intent: Intent
@@ -106,6 +109,7 @@ class SymbolDecisionView(Reply):
     quantity: int
     limit_price: Money | None
     exit_reason: str | None
+    strategy: str | None
     confidence: float | None
     expected_return_net: float | None
     price: Money | None
@@ -123,6 +127,7 @@ class SymbolDecisionView(Reply):
             quantity=decision.quantity,
             limit_price=decision.limit_price,
             exit_reason=decision.exit_reason,
+            strategy=decision.strategy,
             confidence=decision.confidence,
             expected_return_net=decision.expected_return_net,
             price=decision.price,
