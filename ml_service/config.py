@@ -18,6 +18,10 @@ class Settings(BaseSettings):
     data_service_url: str = Field("http://127.0.0.1:8002", description="Where data_service answers.")
     ml_service_host: str = Field("127.0.0.1", description="Address to listen on.")
     ml_service_port: int = Field(8001, ge=1, le=65535, description="Port to listen on.")
+    model_trusted_keys: str = Field(
+        "",
+        description="Public keys whose models are served, base64, comma-separated, beside this data folder's own key.",
+    )
     log_level: str = Field("info", description="critical, error, warning, info or debug.")
     data_timeout_s: float = Field(
         10.0, gt=0, description="Total time one prediction may spend on asking data_service, however many requests."

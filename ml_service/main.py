@@ -93,7 +93,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime]) -> FastAPI:
     app = FastAPI(title="Sauda predictions", version=version("sauda"), lifespan=lifespan)
     app.state.service = PredictionService(
         environment=settings.environment,
-        registry=Registry(settings.data_dir),
+        registry=Registry(settings.data_dir, settings.model_trusted_keys),
         client=client,
         ages=Ages(settings.model_age_days_max, settings.calibration_age_days_max),
         timeout_s=settings.data_timeout_s,

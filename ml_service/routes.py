@@ -37,7 +37,7 @@ class ModelSummary(Wire):
 
 class ModelsReply(Wire):
     environment: Environment
-    current: dict[int, str]
+    current: dict[str, str]
     models: list[ModelSummary]
 
 
@@ -90,7 +90,7 @@ def _summary(service: PredictionService, sha256: str, current: set[str]) -> Mode
     )
 
 
-def _current(service: PredictionService) -> dict[int, str]:
+def _current(service: PredictionService) -> dict[str, str]:
     try:
         return service.registry.current(service.environment)
     except ArtefactError:
@@ -99,11 +99,11 @@ def _current(service: PredictionService) -> dict[int, str]:
 
 @router.get("/v1/models", operation_id="listModels")
 def list_models(service: Service) -> ModelsReply:
-    """All registered models and, per horizon, the current one of this environment."""
+    """All registered models and, per plan, the current one of this environment."""
     current = _current(service)
     models = [_summary(service, sha256, set(current.values())) for sha256 in service.registry.versions()]
     return ModelsReply(
-        environment=service.environment, current={h: sha[:12] for h, sha in current.items()}, models=models
+        environment=service.environment, current={plan: sha[:12] for plan, sha in current.items()}, models=models
     )
 
 

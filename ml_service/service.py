@@ -51,12 +51,13 @@ def choose(registry: Registry, environment: Environment, horizon: int, session: 
     A model that fails verification is never replaced silently by another: it abstains with `artefact_mismatch`.
     """
     try:
-        current = registry.current(environment)
-        if horizon not in current:
-            return Chosen(None, Abstention.HORIZON_NOT_TRAINED if current else Abstention.NO_MODEL)
-        artefact = registry.load(current[horizon])
-        if (artefact.manifest["environment"], artefact.horizon_sessions) != (environment.value, horizon):
-            raise ArtefactError(f"{artefact.version} is of another environment or horizon than its pointer says")
+        slots, plan = registry.slots(environment), str(horizon)
+        if plan not in slots:
+            return Chosen(None, Abstention.HORIZON_NOT_TRAINED if slots else Abstention.NO_MODEL)
+        current = slots[plan].current
+        if current is None:
+            return Chosen(None, Abstention.NO_MODEL)
+        artefact = registry.load_for(current, environment, plan)
     except ArtefactError as error:
         log.error("model_refused", why=str(error))
         return Chosen(None, Abstention.ARTEFACT_MISMATCH)
@@ -65,9 +66,7 @@ def choose(registry: Registry, environment: Environment, horizon: int, session: 
     earlier = [
         other
         for other in registry.usable()
-        if other.manifest["environment"] == environment.value
-        and other.horizon_sessions == horizon
-        and other.trained_through < session
+        if (other.environment, other.plan) == (environment, plan) and other.trained_through < session
     ]
     return Chosen(earlier[-1], None) if earlier else Chosen(None, Abstention.NO_MODEL)
 

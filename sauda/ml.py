@@ -1,4 +1,4 @@
-"""`sauda ml`: train models, judge them, and read what is registered."""
+"""`sauda ml`: train models and judge them; what is registered is in ml_registry.py."""
 
 import json
 from datetime import date, datetime
@@ -15,9 +15,9 @@ from ml_service.client import DataServiceError
 from ml_service.config import Settings
 from ml_service.evaluate import evaluate as evaluate_bars
 from ml_service.evaluate import read_daily
-from ml_service.registry import Artefact, ArtefactError, Registry
 from ml_service.train import TRAIN_FROM_DEFAULT, UNIVERSE_SYMBOLS_MAX, train_and_register
 from ml_service.walkforward import TrainingError
+from sauda import ml_registry
 
 app = typer.Typer(no_args_is_help=True, help="Train, judge and inspect prediction models.")
 console = Console()
@@ -169,50 +169,4 @@ def evaluate(
         json_.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
-def _registry(data_dir: Path | None) -> Registry:
-    return Registry(data_dir or _settings().data_dir)
-
-
-@app.command("list")
-def list_models(data_dir: DataDir = None) -> None:
-    """List registered models; one that fails verification is shown with the reason."""
-    registry = _registry(data_dir)
-    try:
-        current = set(registry.current(_settings().environment).values())
-    except ArtefactError as error:
-        raise _fail(error) from error
-    table = Table("version", "market", "horizon", "trained through", "certified for", "current")
-    for sha256 in registry.versions():
-        try:
-            artefact = registry.load(sha256)
-        except ArtefactError as error:
-            table.add_row(sha256[:12], f"[red]refused: {error}[/red]", "", "", "", "")
-            continue
-        table.add_row(
-            artefact.version,
-            artefact.manifest["environment"],
-            str(artefact.horizon_sessions),
-            artefact.manifest["trained_through"],
-            ", ".join(artefact.certified_modes) or "nothing",
-            "yes" if sha256 in current else "",
-        )
-    console.print(table)
-
-
-def _find(registry: Registry, prefix: str) -> Artefact:
-    found = [sha256 for sha256 in registry.versions() if sha256.startswith(prefix)]
-    if len(found) != 1:
-        raise ArtefactError(f"{len(found)} registered models have a version that starts with {prefix}")
-    return registry.load(found[0])
-
-
-@app.command()
-def card(version: str, data_dir: DataDir = None) -> None:
-    """Show a model's card: its out-of-sample record and its manifest."""
-    try:
-        artefact = _find(_registry(data_dir), version)
-    except ArtefactError as error:
-        raise _fail(error) from error
-    _print_record(artefact.manifest)
-    shown = {key: value for key, value in artefact.manifest.items() if key not in {"metrics", "modes", "rules"}}
-    console.print_json(data=shown)
+app.add_typer(ml_registry.app)

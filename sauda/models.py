@@ -16,7 +16,7 @@ def ensure_model(data_dir: Path, data_service_url: str, console: Console) -> Non
 
     Raises:
         ServiceFailedError: there is not enough data, or data_service did not answer.
-        DataFolderError: which model is current cannot be read.
+        DataFolderError: which model is current cannot be read, or the signing key cannot be used.
     """
     # Imported here: polars and scikit-learn take seconds, and only a first start needs them.
     from ml_service.client import DataServiceError  # noqa: PLC0415
@@ -25,7 +25,7 @@ def ensure_model(data_dir: Path, data_service_url: str, console: Console) -> Non
 
     registry = Registry(data_dir)
     try:
-        current = registry.current(Environment.SIMULATED).get(HORIZON_SESSIONS_DEFAULT)
+        current = registry.current(Environment.SIMULATED).get(str(HORIZON_SESSIONS_DEFAULT))
     except ArtefactError as error:
         raise DataFolderError(f"{error}: remove it from {registry.root}, and a model is trained anew") from error
     try:
@@ -42,7 +42,11 @@ def ensure_model(data_dir: Path, data_service_url: str, console: Console) -> Non
             bar.update(task, completed=done, total=total, description=what)
 
         try:
-            artefact = train_and_register(data_service_url=data_service_url, data_dir=data_dir, progress=progress)
+            artefact = train_and_register(
+                data_service_url=data_service_url, data_dir=data_dir, promote=True, progress=progress
+            )
+        except ArtefactError as error:
+            raise DataFolderError(str(error)) from error
         except (TrainingError, DataServiceError) as error:
             raise ServiceFailedError(f"the first model could not be trained: {error}") from error
     modes = ", ".join(artefact.certified_modes) or "no mode"

@@ -86,7 +86,7 @@ class Retrainer:
 
     def _start(self) -> None:
         """Train at a lower priority, so that the trading loop keeps its pace."""
-        command = ["ml", "train", "--data-service-url", self._environment["DATA_SERVICE_URL"]]
+        command = ["ml", "train", "--promote", "--data-service-url", self._environment["DATA_SERVICE_URL"]]
         with self._log_path.open("ab") as log:
             self._training = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "sauda", *command, "--data-dir", self._environment["DATA_DIR"]],

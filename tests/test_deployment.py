@@ -239,7 +239,7 @@ def test_a_model_is_trained_only_where_none_is_current(tmp_path: Path) -> None:
     asked = _train(tmp_path)
     assert asked.returncode == 1
     assert "DataServiceError" in asked.stderr
-    pointer = Registry(tmp_path)._pointer(Environment.SIMULATED)
+    pointer = Registry(tmp_path).pointers.path(Environment.SIMULATED)
     pointer.parent.mkdir()
     pointer.write_text('{"10": "a"}')
     assert _train(tmp_path).returncode == 0
