@@ -21,6 +21,7 @@ from contracts.market import (
     BarsReply,
     BarsRequest,
     ClockReply,
+    CorporateAction,
     InstrumentsReply,
     Interval,
 )
@@ -46,6 +47,16 @@ class Source:
 
     environment: Environment
     provider: str
+
+
+@dataclass(frozen=True)
+class History:
+    """Bars (BAR_SCHEMA), where they came from (None where nothing was asked for), and per symbol the actions among its
+    bars that moved its price and that no factor undoes: returns across their ex-dates are not returns."""
+
+    source: Source | None
+    bars: pl.DataFrame
+    unadjusted: dict[str, list[CorporateAction]]
 
 
 @asynccontextmanager
@@ -100,9 +111,15 @@ class DataServiceClient:
     async def bars(
         self, symbols: list[str], from_: date, through: date, as_of: datetime
     ) -> tuple[Source | None, pl.DataFrame]:
-        """Adjusted daily bars of `symbols`, both dates inclusive, ended by `as_of`; in calls of 50 symbols."""
+        """Adjusted daily bars of `symbols`, both dates inclusive, ended by `as_of`."""
+        found = await self.history(symbols, from_, through, as_of)
+        return found.source, found.bars
+
+    async def history(self, symbols: list[str], from_: date, through: date, as_of: datetime) -> History:
+        """As `bars`, with the actions that could not be adjusted for; in calls of 50 symbols."""
         calls = [symbols[i : i + SYMBOLS_PER_CALL] for i in range(0, len(symbols), SYMBOLS_PER_CALL)]
         source, frames = None, [pl.DataFrame(schema=BAR_SCHEMA)]
+        unadjusted: dict[str, list[CorporateAction]] = {}
         async with within(self._timeout_s):
             for call in calls:
                 request = BarsRequest(
@@ -116,7 +133,8 @@ class DataServiceClient:
                     raise DataServiceError("data_service changed its environment between two answers")
                 source = Source(environment=reply.environment, provider=reply.provider)
                 frames.append(frame)
-        return source, pl.concat(frames)
+                unadjusted |= reply.unadjusted
+        return History(source, pl.concat(frames), unadjusted)
 
     async def instruments(self, as_of: datetime) -> InstrumentsReply:
         """All instruments listed as of the instant."""

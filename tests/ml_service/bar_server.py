@@ -21,6 +21,7 @@ from contracts.market import (
     BarsReply,
     BarsRequest,
     ClockReply,
+    CorporateAction,
     Instrument,
     InstrumentsReply,
     SeriesSource,
@@ -40,6 +41,10 @@ class BarServer:
     hang_s: float = 0.0
     hang_from_symbols: int = 1
     url: str = ""
+    now: datetime | None = None
+    """The market's present; the morning of the last session where it is left out."""
+    actions: list[CorporateAction] = field(default_factory=list)
+    clock_calls: int = 0
     calls: list[BarsRequest] = field(default_factory=list)
 
     def reply(self, request: BarsRequest) -> tuple[BarsReply, pl.DataFrame]:
@@ -53,7 +58,7 @@ class BarServer:
         start = pl.col("session").map_elements(_open_s, return_dtype=pl.Int64)
         volume = pl.col("volume").cast(pl.Int64)
         table = found.sort("symbol", "session").select("symbol", start=start, **prices, volume=volume)
-        known = set(table["symbol"])
+        known = set(table["symbol"].to_list())
         head = BarsReply(
             environment=self.environment,
             as_of=request.as_of,
@@ -62,6 +67,10 @@ class BarServer:
             adjusted=request.adjusted,
             series={},
             sources=sources_of(table, request.as_of),
+            unadjusted={
+                symbol: [action for action in self.actions if action.symbol == symbol]
+                for symbol in known & {action.symbol for action in self.actions}
+            },
             missing={symbol: "no bars" for symbol in request.symbols if symbol not in known},
         )
         return head, table
@@ -87,8 +96,9 @@ class BarServer:
 
         @app.get("/v1/clock")
         def clock() -> ClockReply:
-            last = self.bars["session"].max()
-            return ClockReply(environment=self.environment, now=datetime.combine(last, time(8), IST), speed=60)
+            self.clock_calls += 1
+            now = self.now or datetime.combine(self.bars["session"].max(), time(8), IST)
+            return ClockReply(environment=self.environment, now=now, speed=60)
 
         return app
 
