@@ -24,6 +24,7 @@ from backend.api.routes import (
     market,
     orders,
     plans,
+    signals,
     stream,
     trading_state,
 )
@@ -37,6 +38,7 @@ ROUTERS = (
     orders.router,
     trading_state.router,
     market.router,
+    signals.router,
     market.quality_router,
     stream.router,
     admin.router,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from backend.api import examples_market, examples_orders
+from backend.api import examples_market, examples_orders, examples_signals
 
 Json = dict[str, Any]
 
@@ -66,6 +66,7 @@ _SETTINGS: Json = {
     "product": "cnc",
     "symbols": ["RELIANCE", "TCS", "INFY"],
     "entries_per_day_max": None,
+    "strategies": ["linear_v1", "momentum"],
     "protections": _PROTECTIONS,
 }
 _SETTINGS_REPLY: Json = _ENVIRONMENT | {
@@ -205,6 +206,8 @@ _STATUS: Json = _ENVIRONMENT | {
             "detail": "TCS was left by its stop on 2026-03-02: no entry in TCS before 2026-03-05.",
         }
     ],
+    "strategies": [examples_signals.STRATEGY],
+    "strategies_note": None,
 }
 _MARKET_STATUS: Json = _ENVIRONMENT | {
     "exchange": "nse",
@@ -247,23 +250,6 @@ _QUOTE: Json = {
     "lower_band": "2191.50",
     "upper_band": "2678.50",
 }
-_PREDICTION: Json = {
-    "symbol": "RELIANCE",
-    "action": "buy",
-    "strategy": "linear_v1",
-    "horizon_sessions": 10,
-    "confidence": 0.62,
-    "confidence_kind": "net_profit",
-    "expected_return_gross": 0.021,
-    "expected_return_net": 0.019,
-    "expected_return_net_lower": 0.004,
-    "touch": [{"net_return": 0.015, "probability": 0.74}],
-    "reference_close": "2450.00",
-    "target": "2520.00",
-    "stop": "2390.00",
-    "reasons": [],
-    "supporting_strategies": ["momentum"],
-}
 _OVERRIDE: Json = {
     "day": "2026-11-08",
     "exchange": None,
@@ -295,6 +281,7 @@ REQUESTS: dict[str, Json] = {
         "product": "cnc",
         "symbols": ["RELIANCE", "TCS", "INFY"],
         "entries_per_day_max": 2,
+        "strategies": ["linear_v1", "momentum"],
         "protections": _PROTECTIONS | {"cooldown": {"pause_sessions": 3, "stops_only": False}},
     },
     "correct_calendar": _OVERRIDE,
@@ -334,15 +321,6 @@ ANSWERS: dict[str, Json] = {
     "get_market_status": _MARKET_STATUS,
     "get_quotes": _QUOTES,
     "stream_quotes": _QUOTES,
-    "get_predictions": _ENVIRONMENT
-    | {
-        "as_of": "2026-03-02T10:15:00+05:30",
-        "model_version": "2026-02-27",
-        "logic_version": "1",
-        "trained_through": "2026-02-13",
-        "features_through": "2026-02-27",
-        "predictions": {"RELIANCE": _PREDICTION},
-    },
     "get_health": _HEALTH,
     "get_health_unversioned": _HEALTH,
     "list_subscriptions": {
@@ -358,5 +336,6 @@ ANSWERS: dict[str, Json] = {
     "list_cycles": _ENVIRONMENT | {"cycles": [_CYCLE], "next_cursor": None},
     **examples_market.ANSWERS,
     **examples_orders.ANSWERS,
+    **examples_signals.ANSWERS,
 }
 """Answers by operation id."""

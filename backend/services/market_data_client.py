@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 import httpx
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from backend.brokers.paper import PaperQuote
 from backend.domain.calendar import IST
@@ -31,7 +31,8 @@ from contracts.market import (
     UniverseReply,
 )
 
-Reply = TypeVar("Reply", bound=Wire)
+Reply = TypeVar("Reply", bound=BaseModel)
+REPLY_BYTES_MAX = 64_000_000
 CLOSE_DAYS = 10
 _LENGTHS = {timedelta(minutes=1): Interval.MIN_1, timedelta(minutes=5): Interval.MIN_5}
 
@@ -50,7 +51,7 @@ async def call(
     """One call to a service of ours, read into its contract. Errors name its path only: the public reads them.
 
     Raises:
-        UpstreamError: no answer in time, a broken connection, a 5xx, or an answer outside the contract.
+        UpstreamError: no answer in time, a broken connection, a 5xx, or an answer outside the contract or too large.
         SaudaError: the service's own refusal (4xx), with its code.
     """
     content = body.model_dump_json(by_alias=True) if body is not None else None
@@ -58,16 +59,17 @@ async def call(
     path = httpx.URL(url).path
     try:
         async with asyncio.timeout(timeout_s):
-            response = await http.request(method, url, content=content, headers=headers)
+            async with http.stream(method, url, content=content, headers=headers) as response:
+                answer = await _read(response, path)
     except (TimeoutError, httpx.HTTPError) as error:
         raise UpstreamError(f"{path} did not answer: {type(error).__name__}") from error
     if response.is_success:
         try:
-            return reply.model_validate_json(response.content)
+            return reply.model_validate_json(answer)
         except ValidationError as error:
             raise UpstreamError(f"{path} answered outside its contract: {error.error_count()} errors") from error
     try:
-        problem = Problem.model_validate_json(response.content)
+        problem = Problem.model_validate_json(answer)
     except ValidationError:
         raise UpstreamError(f"{path} answered {response.status_code}") from None
     if response.status_code >= 500:
@@ -75,6 +77,17 @@ async def call(
     refused = SaudaError(problem.detail, code=problem.code)
     refused.status, refused.title = problem.status, problem.title
     raise refused
+
+
+async def _read(response: httpx.Response, path: str) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.aiter_bytes():
+        size += len(part)
+        if size > REPLY_BYTES_MAX:
+            raise UpstreamError(f"{path} answered more than {REPLY_BYTES_MAX} bytes")
+        parts.append(part)
+    return b"".join(parts)
 
 
 def in_parts(symbols: Sequence[str]) -> list[list[str]]:

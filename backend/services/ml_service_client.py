@@ -4,20 +4,29 @@ import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import quote
 
 import httpx
+from pydantic import BaseModel
 
 from backend.domain.modes import Mode
 from backend.domain.ranking import TYPICAL_ROUND_TRIP_FRACTION, Signal, SignalAction
-from backend.errors import UpstreamError
-from backend.services.market_data_client import call, in_parts
-from contracts.predictions import Prediction, PredictionsReply, PredictionsRequest
+from backend.errors import SaudaError, UpstreamError
+from backend.services.kept_answers import KeptAnswers
+from backend.services.market_data_client import Reply, call, in_parts
+from backend.services.model_cards import ModelCard, ModelsIndex
+from contracts.predictions import ExplanationReply, Prediction, PredictionsReply, PredictionsRequest
+from contracts.scoreboard import FrozenPredictionsReply, ScoreboardReply
 
 STRATEGY_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
 STRATEGY_NAME = re.compile(STRATEGY_PATTERN)
 COST_DECIMALS = 6
+KEPT_S = 10.0
+KEPT_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +39,13 @@ class SignalBatch:
 
 
 class MlServiceClient:
-    """Calls ml_service."""
+    """Calls ml_service. What changes once a session and anybody may ask for is kept for seconds; predictions never."""
 
     def __init__(self, http: httpx.AsyncClient, base_url: str, timeout_s: float) -> None:
         self._http = http
         self._url = base_url.rstrip("/")
         self._timeout_s = timeout_s
+        self._kept = KeptAnswers[BaseModel](KEPT_S, KEPT_MAX)
 
     async def predictions(self, symbols: Sequence[str], as_of: datetime, horizon_sessions: int) -> SignalBatch:
         """What the model says of `symbols` as of an instant.
@@ -64,6 +74,54 @@ class MlServiceClient:
             "candidates": {symbol: p for reply in replies for symbol, p in reply.candidates.items()},
         }
         return signal_batch(replies[0].model_copy(update=whole))
+
+    async def explanation(self, symbol: str, as_of: datetime, horizon_sessions: int) -> ExplanationReply:
+        """Why the machine-learned strategy says what it says of a symbol. Raises as `predictions`."""
+        path, asked = f"/v1/predictions/{quote(symbol, safe='')}/explanation", {"horizon_sessions": horizon_sessions}
+        return await self._kept_get(path, ExplanationReply, asked, {"as_of": as_of.isoformat()})
+
+    async def scoreboard(self, strategy: str | None = None, since: date | None = None) -> ScoreboardReply:
+        """The record of what was predicted, of one strategy or all, since a day or ever. Raises as `predictions`."""
+        return await self._kept_get("/v1/scoreboard", ScoreboardReply, {"strategy": strategy, "since": since})
+
+    async def frozen_predictions(self, asked: Mapping[str, Any]) -> FrozenPredictionsReply:
+        """A page of predictions as they were served, by the query's own names. Raises as `predictions`, and SaudaError
+        where ml_service refuses the query."""
+        return await self._get("/v1/scoreboard/predictions", FrozenPredictionsReply, asked)
+
+    async def current_cards(self) -> dict[str, ModelCard]:
+        """The card of each plan's current model; a plan without one that can be trusted is left out. Raises as
+        `predictions`."""
+        index = await self._kept_get("/v1/models", ModelsIndex)
+        current = {plan: version for plan, version in index.current.items() if version}
+        cards = await asyncio.gather(*(self._card(version) for version in current.values()))
+        return {plan: card for plan, card in zip(current, cards, strict=True) if card is not None}
+
+    async def _card(self, version: str) -> ModelCard | None:
+        """A model's card; None where ml_service refuses the model: it then serves nothing either."""
+        try:
+            return await self._kept_get(f"/v1/models/{quote(version, safe='')}", ModelCard)
+        except SaudaError as refused:
+            if refused.status != HTTPStatus.CONFLICT:
+                raise
+            return None
+
+    async def _kept_get(
+        self,
+        path: str,
+        reply: type[Reply],
+        asked: Mapping[str, Any] | None = None,
+        now: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """An answer of the last seconds where there is one; `now` is asked with, and does not tell answers apart."""
+        key = (path, *sorted((asked or {}).items(), key=lambda item: item[0]))
+        kept = await self._kept.get(key, lambda: self._get(path, reply, {**(asked or {}), **(now or {})}))
+        return cast("Reply", kept)
+
+    async def _get(self, path: str, reply: type[Reply], asked: Mapping[str, Any]) -> Reply:
+        given = {name: str(value) for name, value in asked.items() if value is not None}
+        url = str(httpx.URL(self._url + path, params=given))
+        return await call(self._http, "GET", url, reply, timeout_s=self._timeout_s)
 
 
 def signal_batch(reply: PredictionsReply) -> SignalBatch:

@@ -29,6 +29,7 @@ async def settings_of(session: AsyncSession, user_id: int) -> AutoTradeSettings:
         entries_per_day_max=None,
         enabled_at=None,
         protections={},
+        strategies=[],
     )
 
 
@@ -56,11 +57,12 @@ async def replace_settings(
     symbols: Sequence[str],
     entries_per_day_max: int | None,
     protections: Protections | None,
+    strategies: Sequence[str] | None,
     market_now: datetime,
 ) -> AutoTradeSettings:
     """Replace what the user trades and how; open trades keep the plan they were entered with.
 
-    `protections` None leaves them as they are: a client that does not know of them cannot switch them.
+    `protections` and `strategies` None leave them as they are: a client that does not know of them cannot switch them.
     """
     settings = await settings_of(session, user_id)
     settings.mode = mode
@@ -69,6 +71,8 @@ async def replace_settings(
     settings.entries_per_day_max = entries_per_day_max
     if protections is not None:
         settings.protections = to_stored(protections)
+    if strategies is not None:
+        settings.strategies = list(strategies)
     settings.updated_at = market_now
     session.add(settings)
     await session.flush()

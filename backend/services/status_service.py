@@ -20,6 +20,7 @@ from backend.services.context import Trading
 from backend.services.plan_service import Quota, plan_of, quota_of
 from backend.services.protection_service import blocks_of
 from backend.services.settings_service import settings_of
+from backend.services.strategy_service import StrategyRecord, records_or_note
 from backend.services.trade_query_service import ProfitAndLoss, profit_and_loss
 from backend.services.trading_state_service import standings
 
@@ -83,6 +84,8 @@ class AutoTradingStatus:
     last_cycle: LastCycle | None
     blocking: tuple[Blocking, ...]
     protections: tuple[Block, ...]
+    strategies: tuple[StrategyRecord, ...]
+    strategies_note: str | None
 
 
 async def market_status(trading: Trading) -> MarketStatus:
@@ -136,6 +139,7 @@ async def auto_trading_status(trading: Trading, user_id: int) -> AutoTradingStat
         standing = (await standings(session)).effective(user_id, None, account.broker if account else None)
     phase = _entry_phase(trading, settings, now)
     protections = await blocks_of(trading, settings, account, now)
+    records, note = await records_or_note(trading.ml_service)
     return AutoTradingStatus(
         settings=settings,
         plan=plan,
@@ -152,6 +156,8 @@ async def auto_trading_status(trading: Trading, user_id: int) -> AutoTradingStat
             *_pauses(protections),
         ),
         protections=protections,
+        strategies=records,
+        strategies_note=note,
     )
 
 

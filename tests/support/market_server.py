@@ -30,10 +30,11 @@ from contracts.market import (
     QuotesRequest,
 )
 from contracts.predictions import Action, Prediction, PredictionsReply, PredictionsRequest, TouchProbability
+from tests.support import model_server
+from tests.support.model_server import MODES, Models
 
 TICK = Decimal("0.05")
 LEVELS = (0.01, 0.015, 0.02, 0.025, 0.03, 0.035)
-MODES = ("conservative", "moderate", "aggressive")
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Market:
     quotes_down: bool = False
     predictions_down: bool = False
     held_modes: dict[str, str] = field(default_factory=dict)
+    models: Models = field(default_factory=Models)
     actions: list[CorporateAction] = field(default_factory=list)
     actions_down: bool = False
     target_fraction: Decimal = Decimal("0.03")
@@ -134,6 +136,7 @@ def prediction_of(symbol: str, stock: Stock, horizon: int, market: Market) -> Pr
 
 def create_app(market: Market) -> FastAPI:
     app = FastAPI()
+    model_server.install(app, market.models)
 
     @app.get("/v1/clock")
     def clock() -> ClockReply:

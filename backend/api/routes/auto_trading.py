@@ -26,6 +26,7 @@ from backend.services.analytics_service import analytics_of
 from backend.services.decision_query_service import decisions_of
 from backend.services.market_calendar import EXCHANGE
 from backend.services.status_service import auto_trading_status, market_status
+from backend.services.strategy_service import require_strategies
 from backend.services.trade_query_service import trades_of, valued_trades
 
 router = APIRouter(prefix="/v1/auto-trading", tags=["auto-trading"])
@@ -65,11 +66,12 @@ async def disable_auto_trading(user: CurrentUser, state: State) -> SettingsReply
 
 @router.put("/settings", **documented("replace_auto_trading_settings", 401, 503))
 async def replace_auto_trading_settings(body: SettingsBody, user: CurrentUser, state: State) -> SettingsReply:
-    """Replace mode, product, symbols, the own daily limit and, where given, the protections.
+    """Replace mode, product, symbols, the own daily limit and, where given, the strategies and the protections.
 
     Open trades keep the plan they were entered with.
     """
     await settings_service.require_known(state.trading, body.symbols)
+    await require_strategies(state.trading.ml_service, body.strategies or [])
     now = await state.trading.clock()
     async with state.sessions.begin() as session:
         settings = await settings_service.replace_settings(
@@ -80,6 +82,7 @@ async def replace_auto_trading_settings(body: SettingsBody, user: CurrentUser, s
             symbols=body.symbols,
             entries_per_day_max=body.entries_per_day_max,
             protections=body.protections.rules() if body.protections else None,
+            strategies=body.strategies,
             market_now=now,
         )
     return SettingsReply(

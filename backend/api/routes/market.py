@@ -1,4 +1,4 @@
-"""Public market data and predictions, without login."""
+"""Public market data, without login."""
 
 from typing import Annotated
 
@@ -6,13 +6,12 @@ from fastapi import APIRouter, Query, Request, Response
 
 from backend.api.deps import Public, State
 from backend.api.documentation import documented
-from backend.api.fast_path import CACHE_CONTROL, cache_headers, matches
+from backend.api.fast_path import cache_headers, matches
 from backend.api.schemas.market import (
     DAYS_MAX,
     BarsQuery,
     BarsView,
     MarketStatusReply,
-    PredictionsView,
     QuotesView,
     SymbolsQuery,
 )
@@ -24,10 +23,10 @@ from backend.api.schemas.reference import (
     UniverseQuery,
     UniverseView,
 )
+from backend.api.tagged import tagged
 from backend.domain.calendar import IST
 from backend.errors import InvalidRequestError
 from backend.services.market_calendar import EXCHANGE
-from backend.services.quote_board import etag_of
 from backend.services.status_service import market_status
 from contracts.market import BarsRequest
 
@@ -68,12 +67,7 @@ async def get_bars(query: Annotated[BarsQuery, Query()], request: Request, state
             adjusted=query.adjusted,
         )
     )
-    body = BarsView.of(state.environment, query.symbol, reply).model_dump_json().encode()
-    etag = etag_of(body)
-    headers = {"ETag": etag.decode(), "Cache-Control": CACHE_CONTROL.decode()}
-    if matches(request.headers.get("if-none-match", "").encode("latin-1"), etag):
-        return Response(status_code=304, headers=headers)
-    return Response(body, media_type="application/json", headers=headers)
+    return tagged(request, BarsView.of(state.environment, query.symbol, reply).model_dump_json().encode())
 
 
 @router.get("/actions", **documented("list_actions", 503))
@@ -88,15 +82,6 @@ async def list_actions(query: Annotated[ActionsQuery, Query()], state: State) ->
 async def get_universe(query: Annotated[UniverseQuery, Query()], state: State) -> UniverseView:
     """The shares of a universe as of the market's present."""
     return UniverseView.of(state.environment, await state.trading.market_data.universe(query.name, query.n))
-
-
-@router.get("/predictions", **documented("get_predictions", 503))
-async def get_predictions(query: Annotated[SymbolsQuery, Query()], state: State) -> PredictionsView:
-    """What the model says now, with the probability of each event it speaks of."""
-    trading = state.trading
-    now = await trading.clock()
-    batch = await trading.ml_service.predictions(query.wanted(), now, trading.rules.horizon_sessions)
-    return PredictionsView.of(state.environment, batch.reply)
 
 
 @router.get("/status", **documented("get_market_status", 503))

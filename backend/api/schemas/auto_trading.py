@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from backend.api.schemas.accounts import AccountRef, PlanView, QuotaView
 from backend.api.schemas.common import Body, Id, MarketReply, Moment, Money, PageQuery, Reply, Symbol
 from backend.api.schemas.protections import ActiveProtection, ProtectionRules
+from backend.api.schemas.signals import StrategyName, StrategyView
 from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import Product, Side
 from backend.domain.modes import MODE_RULES, Mode
@@ -19,12 +20,13 @@ from backend.services.trade_query_service import ProfitAndLoss, TradeFilter, Val
 from contracts.common import Environment
 
 SYMBOLS_PER_USER_MAX = 50
+STRATEGIES_PER_USER_MAX = 20
 
 
-def _distinct(symbols: list[str]) -> list[str]:
-    if len(set(symbols)) != len(symbols):
-        raise ValueError("a symbol is listed twice")
-    return symbols
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        raise ValueError("something is listed twice")
+    return names
 
 
 class EnableBody(Body):
@@ -40,6 +42,12 @@ class SettingsBody(Body):
     symbols: Annotated[list[Symbol], Field(min_length=1, max_length=SYMBOLS_PER_USER_MAX), AfterValidator(_distinct)]
     entries_per_day_max: Annotated[int, Field(strict=True, ge=1, le=10_000)] | None = Field(
         default=None, description="May only lower the plan's limit; null is the plan's limit."
+    )
+    strategies: (
+        Annotated[list[StrategyName], Field(max_length=STRATEGIES_PER_USER_MAX), AfterValidator(_distinct)] | None
+    ) = Field(
+        default=None,
+        description="Those that may enter trades; empty is every one that is certified. Left out or null, they stay.",
     )
     protections: ProtectionRules | None = Field(
         default=None, description="Left out or null, the protections stay as they are: no old client switches them."
@@ -71,6 +79,7 @@ class SettingsView(Reply):
     product: Product
     symbols: list[str]
     entries_per_day_max: int | None
+    strategies: list[str]
     protections: ProtectionRules
 
     @classmethod
@@ -83,6 +92,7 @@ class SettingsView(Reply):
             product=row.product,
             symbols=row.symbols,
             entries_per_day_max=row.entries_per_day_max,
+            strategies=row.strategies,
             protections=ProtectionRules.of(rules_of(row.protections, row.user_id)),
         )
 
@@ -141,7 +151,11 @@ class BlockingView(Reply):
 
 
 class StatusReply(MarketReply):
-    """`blocking` is empty where the next cycle may enter trades, but for the symbols that `protections` bar."""
+    """`blocking` is empty where the next cycle may enter trades, but for the symbols that `protections` bar.
+
+    `strategies` says of each how often each mode would have traded on it in the past, and how that ended; it is empty,
+    with a `strategies_note`, where that cannot be told now.
+    """
 
     settings: SettingsView
     plan: PlanView
@@ -155,6 +169,8 @@ class StatusReply(MarketReply):
     last_cycle: LastCycleView | None
     blocking: list[BlockingView]
     protections: list[ActiveProtection]
+    strategies: list[StrategyView]
+    strategies_note: str | None
 
     @classmethod
     def of(cls, environment: Environment, status: AutoTradingStatus) -> "StatusReply":
@@ -172,6 +188,8 @@ class StatusReply(MarketReply):
             last_cycle=LastCycleView.of(status.last_cycle) if status.last_cycle else None,
             blocking=[BlockingView(reason=b.code, next_step=b.next_step) for b in status.blocking],
             protections=[ActiveProtection.of(block) for block in status.protections],
+            strategies=[StrategyView.of(record) for record in status.strategies],
+            strategies_note=status.strategies_note,
         )
 
 

@@ -23,7 +23,6 @@ from contracts.market import (
     BarsReply,
     Interval,
 )
-from contracts.predictions import Action, Prediction, PredictionsReply
 
 DAYS_MAX = {
     Interval.MIN_1: 10,
@@ -159,60 +158,6 @@ def bar_views(columns: BarColumns) -> list[BarView]:
     """Columns turned into rows."""
     rows = zip(columns.start, columns.open, columns.high, columns.low, columns.close, columns.volume, strict=True)
     return [BarView(start=s, open=o, high=h, low=lo, close=c, volume=v) for s, o, h, lo, c, v in rows]
-
-
-class TouchView(Reply):
-    """P(the price reaches `net_return` after charges within the horizon)."""
-
-    net_return: float
-    probability: float
-
-
-class PredictionView(Reply):
-    """For the plan: enter now, leave at `target`, at `stop` or after `horizon_sessions`. Returns are fractions."""
-
-    symbol: str
-    action: Action
-    strategy: str
-    horizon_sessions: int
-    confidence: float | None
-    confidence_kind: str
-    expected_return_gross: float | None
-    expected_return_net: float | None
-    expected_return_net_lower: float | None
-    touch: list[TouchView]
-    reference_close: Money | None
-    target: Money | None
-    stop: Money | None
-    reasons: list[str]
-    supporting_strategies: list[str]
-
-    @classmethod
-    def of(cls, prediction: Prediction) -> "PredictionView":
-        own = {name: getattr(prediction, name) for name in cls.model_fields if name != "touch"}
-        touch = [TouchView(net_return=t.net_return, probability=t.probability) for t in prediction.touch]
-        return cls(**own, touch=touch)
-
-
-class PredictionsView(MarketReply):
-    as_of: Moment
-    model_version: str | None
-    logic_version: str
-    trained_through: date | None
-    features_through: date | None
-    predictions: dict[str, PredictionView]
-
-    @classmethod
-    def of(cls, environment: Environment, reply: PredictionsReply) -> "PredictionsView":
-        return cls(
-            environment=environment,
-            as_of=reply.as_of,
-            model_version=reply.model_version,
-            logic_version=reply.logic_version,
-            trained_through=reply.trained_through,
-            features_through=reply.features_through,
-            predictions={symbol: PredictionView.of(p) for symbol, p in reply.predictions.items()},
-        )
 
 
 class WindowView(Reply):
