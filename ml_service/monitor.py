@@ -1,0 +1,210 @@
+"""Hold a strategy back where its own record no longer bears out what it was certified for: rules over the scoreboard.
+
+Nothing here is stored: every state follows from the frozen predictions and their outcomes, so a restart changes none.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cache, partial
+
+import numpy as np
+import polars as pl
+
+from contracts.scoreboard import FeatureDrift, Outcome
+from ml_service.evidence import MODES, clustered_interval, episodes_of
+from ml_service.labels import EVENTS
+from ml_service.lifecycle import ShadowRecord, Verdict
+from ml_service.model import STRATEGY
+from ml_service.registry import Artefact
+from ml_service.scoreboard import BINS, Scoreboard
+from ml_service.scores import ModeRecord, mode_records, session_numbers
+
+HOLD_EPISODES_MIN = 10
+HOLD_SESSIONS = 250
+COOL_DOWN_SESSIONS = 20
+HISTORY_SESSIONS = 2 * HOLD_SESSIONS
+"""How far back is read: the sessions that are judged, and those before them in which a hold may have begun."""
+DEMOTION_EPISODES_MIN = 20
+DEMOTION_EVENT = "touch_0.02"
+DRIFT_SESSIONS = 20
+DRIFT_PSI_MAX = 0.25
+DRIFTED_SHARE_MAX = 0.2
+FEATURE_DRIFT = "feature_drift"
+
+
+def _failing(record: ModeRecord, now: int) -> str | None:
+    """What the trailing HOLD_SESSIONS known at session number `now` show against the mode, or None: at least ten
+    episodes, and an upper 95 % bound under what is promised."""
+    judged = record.judge((record.end <= now) & (record.session > now - HOLD_SESSIONS))
+    if judged is None or judged[0] < HOLD_EPISODES_MIN:
+        return None
+    _, hit, net = judged
+    if hit.high < record.mode.confidence:
+        return "hit_rate_below_confidence"
+    return "net_return_below_zero" if net.high < 0 else None
+
+
+def held(record: ModeRecord, present: int) -> str | None:
+    """Why the mode is held at session number `present`, or None.
+
+    It is held from the session on at which its record fails, and released when it no longer does and
+    COOL_DOWN_SESSIONS have passed since.
+    """
+    failing = cache(partial(_failing, record))
+    # Whatever came before, after a whole cool-down without failing it is not held: the walk may begin there.
+    first, start, calm = int(record.session.min(initial=present)), present, 0 if failing(present) else 1
+    while start > first and calm < COOL_DOWN_SESSIONS:
+        start -= 1
+        calm = 0 if failing(start) else calm + 1
+    reason, since = None, start
+    for now in range(start, present + 1):
+        if (shown := failing(now)) is not None:
+            since = now if reason is None else since
+            reason = shown
+        elif now - since >= COOL_DOWN_SESSIONS:
+            reason = None
+    return reason
+
+
+def holds(records: Iterable[ModeRecord], present: int) -> dict[tuple[str, str], str]:
+    """(strategy, mode) → reason, of those that are held."""
+    found = {(record.strategy, record.mode.name): held(record, present) for record in records}
+    return {key: reason for key, reason in found.items() if reason is not None}
+
+
+def feature_bins(values: pl.DataFrame, deciles: dict[str, list[float]]) -> pl.DataFrame:
+    """How many rows of `values` lie in each bin between the training deciles: feature and BINS, one row each."""
+    rows = []
+    for feature, inner in deciles.items():
+        if feature not in values.columns:
+            continue
+        known = values[feature].drop_nulls().to_numpy()
+        counts = np.bincount(np.searchsorted(inner, known[np.isfinite(known)], side="right"), minlength=len(BINS))
+        rows.append({"feature": feature} | dict(zip(BINS, counts.tolist(), strict=True)))
+    return pl.DataFrame(rows, schema={"feature": pl.String} | dict.fromkeys(BINS, pl.Int64))
+
+
+def stability_index(counts: np.ndarray) -> float:
+    """Population stability index Σ (a − e) ln(a / e) of counts per training decile against e = 1/10 (Siddiqi 2006).
+
+    Half a count is added to each bin, so that an empty one is finite.
+    """
+    actual = (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
+    expected = 1 / len(counts)
+    return float(((actual - expected) * np.log(actual / expected)).sum())
+
+
+def drift(seen: pl.DataFrame) -> list[FeatureDrift]:
+    """Stability index per feature over the last DRIFT_SESSIONS of `seen` (session, feature, BINS), largest first.
+
+    Empty under as many sessions. A feature that is one number for the whole market is left out: a month holds too few
+    of them to tell a shift from a season.
+    """
+    recent = seen["session"].unique().sort().tail(DRIFT_SESSIONS)
+    if len(recent) < DRIFT_SESSIONS:
+        return []
+    rows = seen.filter(pl.col("session").is_in(recent.to_list()))
+    spread = rows.filter(pl.sum_horizontal(pl.col(BINS) > 0) > 1)["feature"].unique()
+    sums = rows.filter(pl.col("feature").is_in(spread.to_list())).group_by("feature").agg(pl.col(BINS).sum())
+    found = [
+        FeatureDrift(feature=str(row[0]), psi=stability_index(np.array(row[1:], dtype=float)))
+        for row in sums.iter_rows()
+    ]
+    return sorted(found, key=lambda each: (-each.psi, each.feature))
+
+
+def drifted(found: list[FeatureDrift]) -> bool:
+    """Whether more than a fifth of the features have shifted."""
+    return sum(each.psi > DRIFT_PSI_MAX for each in found) > DRIFTED_SHARE_MAX * len(found)
+
+
+def demotion(rows: pl.DataFrame, strategy: str, version: str) -> Verdict | None:
+    """Whether the model's own stated probabilities are worse than its base rate, beyond chance.
+
+    `rows` as Scoreboard.read gives them. The gain over the base rate per row, (base − hit)² − (p − hit)², has an upper
+    95 % bound below zero over at least DEMOTION_EPISODES_MIN episodes.
+    """
+    p, base, hit = (pl.col(f"{kind}_{DEMOTION_EVENT}") for kind in ("p", "base", "hit"))
+    numbers = session_numbers(rows)
+    own = rows.filter(
+        pl.col("strategy") == strategy,
+        pl.col("version") == version,
+        pl.col("outcome") == Outcome.MATURED.value,
+        p.is_not_null() & base.is_not_null() & hit.is_not_null(),
+    )
+    if own.is_empty():
+        return None
+    happened = hit.cast(pl.Float64)
+    gain = own.select((base - happened) ** 2 - (p - happened) ** 2).to_series().to_numpy()
+    session = np.array([numbers[day] for day in own["session"]], dtype=np.int64)
+    episode = episodes_of(session, int(str(own["horizon"].max())))
+    episodes, interval = int(episode.max()) + 1, clustered_interval(gain, episode)
+    if episodes < DEMOTION_EPISODES_MIN or interval.high >= 0:
+        return None
+    evidence = {"outcomes": len(gain), "episodes": episodes, "gain": interval.mean, "gain_high": interval.high}
+    return Verdict(version, strategy, f"brier_skill_below_zero of {DEMOTION_EVENT}", evidence)
+
+
+def compare(rows: pl.DataFrame, strategy: str, current: str, shadow: str) -> ShadowRecord:
+    """The `shadow` version against the `current` one: mean Brier over all events of one strategy's common rows.
+
+    `rows` as Scoreboard.read gives them with shadows.
+    """
+    mine, other = (
+        rows.filter(pl.col("version") == version, pl.col("strategy") == strategy) for version in (current, shadow)
+    )
+    both = mine.join(other, on=["session", "symbol"], suffix="_shadow").filter(
+        pl.col("outcome") == Outcome.MATURED.value, pl.col("outcome_shadow") == Outcome.MATURED.value
+    )
+    sessions = len(set(mine["session"]) & set(other["session"]))
+    if both.is_empty():
+        return ShadowRecord(sessions, 0, None, None)
+    briers = both.select(
+        pl.mean_horizontal(
+            (pl.col(f"p_{event}{suffix}") - pl.col(f"hit_{event}").cast(pl.Float64)) ** 2 for event in EVENTS
+        )
+        .mean()
+        .alias(name)
+        for name, suffix in (("current", ""), ("shadow", "_shadow"))
+    ).row(0)
+    return ShadowRecord(sessions, both.height, *briers)
+
+
+@dataclass(frozen=True)
+class State:
+    """What the monitor makes of one model's record: (strategy, mode) → why it is held, and how far features shifted."""
+
+    held: Mapping[tuple[str, str], str]
+    drift: Sequence[FeatureDrift] = ()
+
+    def of(self, strategy: str, modes: Iterable[str]) -> dict[str, str]:
+        """Those of `modes` in which the strategy is held → why."""
+        return {mode: self.held[strategy, mode] for mode in modes if (strategy, mode) in self.held}
+
+
+def judge_state(rows: pl.DataFrame, seen: pl.DataFrame, artefact: Artefact, through: date) -> State:
+    """The model's state after session `through`, from `rows` (Scoreboard.read) and the features `seen` with it until
+    then. Outcomes that were known only later count as pending."""
+    known = pl.col("matured_through") <= through
+    rows = rows.filter(pl.col("horizon") == artefact.horizon_sessions).with_columns(
+        outcome=pl.when(known).then(pl.col("outcome")).otherwise(pl.lit(Outcome.PENDING.value)),
+        matured_through=pl.when(known).then(pl.col("matured_through")),
+    )
+    strategies = rows["strategy"].unique().sort().to_list()
+    found = holds(mode_records(rows, strategies), max(session_numbers(rows).values(), default=0))
+    shifts = drift(seen.filter(pl.col("version") == artefact.version))
+    if drifted(shifts):
+        everything = (*artefact.manifest.get("strategies", {}), STRATEGY)
+        found |= {(strategy, mode.name): FEATURE_DRIFT for strategy in everything for mode in MODES}
+    return State(found, shifts)
+
+
+def state_of(board: Scoreboard, artefact: Artefact, through: date) -> State:
+    """As `judge_state`, of what the board holds. Reads HISTORY_SESSIONS at most, and no file about a later session."""
+    days = sorted({part.session for part in board.frozen.parts(last=through)})
+    if not days:
+        return State({})
+    rows = board.read(days[-HISTORY_SESSIONS:][0], through)
+    seen = board.features.read(board.features.parts(days[-DRIFT_SESSIONS:][0], through))
+    return judge_state(rows, seen, artefact, through)

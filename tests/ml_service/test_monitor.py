@@ -1,0 +1,294 @@
+"""Modes are held and released, and models found wanting, by their own record only, at every instant alike."""
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from frozen_record import OTHER, VERSION, frozen, outcomes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.common import Environment
+from ml_service.evidence import MODES
+from ml_service.labels import EVENTS
+from ml_service.model import STRATEGY
+from ml_service.monitor import (
+    COOL_DOWN_SESSIONS,
+    DRIFT_SESSIONS,
+    FEATURE_DRIFT,
+    HOLD_EPISODES_MIN,
+    HOLD_SESSIONS,
+    compare,
+    demotion,
+    drift,
+    drifted,
+    feature_bins,
+    held,
+    judge_state,
+    stability_index,
+    state_of,
+)
+from ml_service.registry import Artefact
+from ml_service.scoreboard import FEATURES_SEEN, Scoreboard
+
+HORIZON = 10
+FIRST = date(2020, 1, 1)
+SYMBOLS = ["S0", "S1", "S2"]
+
+
+def day(number: int) -> date:
+    return FIRST + timedelta(days=number)
+
+
+def artefact(**manifest: Any) -> Artefact:
+    return Artefact(VERSION + "0" * 52, {}, {}, {"horizon_sessions": HORIZON} | manifest)
+
+
+def write(board: Scoreboard, number: int, known: int, *, good: bool, strategy: str = "momentum", **more: Any) -> None:
+    """One session's prediction and, where its horizon ended by session `known`, its outcome."""
+    version = more.pop("version", VERSION)
+    board.frozen.add(day(number), version, frozen(day(number), SYMBOLS, version, strategy=strategy, **more))
+    if number + HORIZON > known:
+        return
+    changes = {} if good else {f"hit_{event}": False for event in EVENTS} | {"net_return": -0.04}
+    rows = outcomes(day(number), SYMBOLS, day(number + HORIZON), version, **changes)
+    board.outcomes.add(day(number), version, rows)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Scoreboard:
+    return Scoreboard(tmp_path, Environment.SIMULATED)
+
+
+def rows_of(hits: list[bool], known: int | None = None, net: list[float] | None = None, **more: Any) -> pl.DataFrame:
+    """Rows as Scoreboard.read gives them: every session of `hits` served, with the outcomes known after `known`."""
+    known = len(hits) - 1 if known is None else known
+    version = more.get("version", VERSION)
+    asked = pl.concat([frozen(day(n), SYMBOLS, **({"strategy": "momentum"} | more)) for n in range(len(hits))])
+    told = [outcomes(day(0), SYMBOLS, day(0), version).clear()]
+    for n, hit in enumerate(hits[: max(0, known - HORIZON + 1)]):
+        changes: dict[str, Any] = {f"hit_{event}": hit for event in EVENTS}
+        changes["net_return"] = net[n] if net else (0.02 if hit else -0.04)
+        told.append(outcomes(day(n), SYMBOLS, day(n + HORIZON), version, **changes))
+    joined = asked.join(pl.concat(told), on=["session", "version", "symbol"], how="left", maintain_order="left")
+    return joined.with_columns(pl.col("outcome").fill_null("pending"))
+
+
+def held_at(rows: pl.DataFrame, number: int) -> dict[tuple[str, str], str]:
+    so_far = rows.filter(pl.col("session") <= day(number))
+    return dict(judge_state(so_far, pl.DataFrame(schema=FEATURES_SEEN), artefact(), day(number)).held)
+
+
+def test_a_mode_is_held_from_ten_failing_episodes_on() -> None:
+    # The good first episode gives the interval a width.
+    rows = rows_of([True] * HORIZON + [False] * (HORIZON * HOLD_EPISODES_MIN))
+    # The tenth episode opens with session 90, whose outcome is known ten sessions later.
+    first = HORIZON * (HOLD_EPISODES_MIN - 1) + HORIZON
+    assert held_at(rows, first - 1) == {}
+    assert held_at(rows, first) == {
+        ("momentum", mode): "hit_rate_below_confidence" for mode in ("conservative", "moderate", "aggressive")
+    }
+    assert held_at(rows, first + 5).keys() == held_at(rows, first).keys()
+
+
+def test_a_good_record_is_never_held() -> None:
+    rows = rows_of((np.random.default_rng(1).uniform(size=300) < 0.9).tolist())
+    assert held_at(rows, 299) == {}
+
+
+def test_a_loss_holds_a_mode_that_hits() -> None:
+    rows = rows_of([True] * 150, net=[-0.01 - 0.001 * (n % 7) for n in range(150)])
+    assert set(held_at(rows, 149).values()) == {"net_return_below_zero"}
+
+
+def test_a_hold_ends_when_the_record_is_good_and_the_cool_down_over() -> None:
+    bad, good = HORIZON * HOLD_EPISODES_MIN + HORIZON, HOLD_SESSIONS + 40
+    rows = rows_of([True] * HORIZON + [False] * (bad - HORIZON) + [True] * good)
+    states = [("momentum", "moderate") in held_at(rows, number) for number in range(0, bad + good, 10)]
+    changes = [10 * n for n in range(1, len(states)) if states[n] != states[n - 1]]
+    assert len(changes) == 2
+    assert changes[0] == HORIZON * HOLD_EPISODES_MIN
+    assert changes[0] + COOL_DOWN_SESSIONS <= changes[1] < bad + HOLD_SESSIONS
+
+
+@dataclass
+class Failing:
+    """A record whose verdict is known for each session number, to see when it is held."""
+
+    at: set[int]
+    mode = MODES[0]
+    session = np.array([0])
+    end = np.array([0])
+
+
+def spells(at: set[int], monkeypatch: pytest.MonkeyPatch, until: int = 120) -> list[int]:
+    monkeypatch.setattr("ml_service.monitor._failing", lambda record, now: "x" if now in record.at else None)
+    return [now for now in range(until) if held(Failing(at), now)]  # pyright: ignore[reportArgumentType]
+
+
+def test_a_hold_lasts_for_its_cool_down_however_good_the_record_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert spells(set(), monkeypatch) == []
+    assert spells({30}, monkeypatch) == list(range(30, 30 + COOL_DOWN_SESSIONS))
+    assert spells(set(range(30, 60)), monkeypatch) == list(range(30, 60))
+    # A new failing within a hold does not begin it anew; one after it does.
+    assert spells({30, 40}, monkeypatch) == list(range(30, 50))
+    assert spells({30, 49, 50, 51}, monkeypatch) == list(range(30, 52))
+    assert spells({30, 50}, monkeypatch) == list(range(30, 51))
+    assert spells({30, 51}, monkeypatch) == [*range(30, 50), *range(51, 71)]
+
+
+@given(st.sets(st.integers(0, 99)))
+@settings(max_examples=60, deadline=None)
+def test_a_hold_is_what_a_walk_from_the_beginning_finds(at: set[int]) -> None:
+    """The rule as it reads, without the shortcut that lets it begin late."""
+    plain, since, now_held = [], 0, False
+    for now in range(120):
+        if now in at and not now_held:
+            now_held, since = True, now
+        elif now not in at and now - since >= COOL_DOWN_SESSIONS:
+            now_held = False
+        if now_held:
+            plain.append(now)
+    with pytest.MonkeyPatch.context() as patched:
+        assert spells(at, patched) == plain
+
+
+def test_what_became_known_later_changes_no_earlier_state() -> None:
+    hits = [True] * 20 + [False] * 150
+    whole = rows_of(hits)
+    for number in range(90, 170, 8):
+        then = rows_of(hits[: number + 1], number)
+        assert held_at(whole, number) == held_at(then, number)
+
+
+def test_another_horizons_record_and_shadows_hold_nothing(board: Scoreboard) -> None:
+    failing = rows_of([False] * 150)
+    assert held_at(failing, 149)
+    assert held_at(failing.with_columns(horizon=pl.lit(20, dtype=pl.Int64)), 149) == {}
+    for number in range(HORIZON * (HOLD_EPISODES_MIN + 1)):
+        write(board, number, 999, good=False, shadow=True)
+    assert state_of(board, artefact(), day(300)).held == {}
+
+
+def test_a_restart_finds_the_same_state(board: Scoreboard) -> None:
+    for number in range(HORIZON * (HOLD_EPISODES_MIN + 1)):
+        write(board, number, 999, good=False)
+    state = state_of(board, artefact(), day(300))
+    assert state.held
+    assert state_of(Scoreboard(board.frozen.root.parents[2], Environment.SIMULATED), artefact(), day(300)) == state
+
+
+def test_an_empty_record_holds_nothing(board: Scoreboard) -> None:
+    assert state_of(board, artefact(), day(0)) == state_of(board, artefact(), day(500))
+    assert state_of(board, artefact(), day(0)).held == {}
+
+
+# ---- drift
+
+
+def deciles(values: np.ndarray) -> list[float]:
+    return np.quantile(values, np.arange(1, 10) / 10).tolist()
+
+
+def test_bins_count_every_finite_value_once() -> None:
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=1000)
+    inner = deciles(values)
+    table = pl.DataFrame({"x": [*values.tolist(), None, float("nan"), float("inf")], "unused": 0.0})
+    counted = feature_bins(table, {"x": inner, "absent": inner})
+    assert counted["feature"].to_list() == ["x"]
+    assert counted.row(0)[1:] == (100,) * 10
+    far = feature_bins(pl.DataFrame({"x": [-9e9, 9e9, inner[0]]}), {"x": inner})
+    assert far.row(0)[1:] == (1, 1, 0, 0, 0, 0, 0, 0, 0, 1)
+
+
+def test_the_stability_index_is_what_its_formula_says() -> None:
+    assert stability_index(np.full(10, 400.0)) == pytest.approx(0, abs=1e-12)
+    counts = np.array([800, 400, 400, 400, 400, 400, 400, 400, 400, 0], dtype=float)
+    actual = (counts + 0.5) / (4000 + 5)
+    assert stability_index(counts) == pytest.approx(sum((a - 0.1) * np.log(a / 0.1) for a in actual))
+    assert stability_index(counts) > 0.25
+
+
+def seen(shift: dict[str, float], sessions: int = DRIFT_SESSIONS, version: str = VERSION) -> dict[date, pl.DataFrame]:
+    """Bins per session of 50 shares' features, normal with the given mean; `flat` is one number for all shares."""
+    rng = np.random.default_rng(3)
+    inner = deciles(rng.normal(size=20_000))
+    found = {}
+    for number in range(sessions):
+        values = {name: rng.normal(mean, size=50) for name, mean in shift.items()} | {"flat": np.full(50, 2.5)}
+        bins = feature_bins(pl.DataFrame(values), dict.fromkeys(values, inner))
+        found[day(number)] = bins.select(
+            session=pl.lit(day(number)), version=pl.lit(version), **{c: c for c in bins.columns}
+        ).cast(dict(FEATURES_SEEN))
+    return found
+
+
+def test_drift_is_judged_over_twenty_sessions_of_features_that_differ_between_shares() -> None:
+    shift = {f"f{n}": 0.0 for n in range(8)} | {"moved": 1.0}
+    found = drift(pl.concat(seen(shift).values()))
+    assert found[0].feature == "moved"
+    assert len(found) == 9
+    assert found[0].psi > 0.25
+    assert all(each.psi < 0.05 for each in found[1:])
+    assert drift(pl.concat(seen(shift, DRIFT_SESSIONS - 1).values())) == []
+    assert not drifted(found)
+    assert not drifted([])
+    more = drift(pl.concat(seen(shift | {"f0": -1.0}).values()))
+    assert drifted(more)
+
+
+def test_a_shift_of_the_features_holds_every_mode(board: Scoreboard) -> None:
+    shifted = {"f0": 1.0, "f1": 0.0, "f2": 0.0}
+    for number, bins in enumerate(seen(shifted).values()):
+        write(board, number, 0, good=True)
+        board.features.add(day(number), VERSION, bins)
+    model = artefact(strategies={"momentum": {}, STRATEGY: {}})
+    state = state_of(board, model, day(DRIFT_SESSIONS))
+    assert set(state.held) == {
+        (s, m) for s in ("momentum", STRATEGY) for m in ("conservative", "moderate", "aggressive")
+    }
+    assert set(state.held.values()) == {FEATURE_DRIFT}
+    assert state.of("momentum", ["moderate"]) == {"moderate": FEATURE_DRIFT}
+    assert state_of(board, model, day(DRIFT_SESSIONS - 2)).held == {}
+    other = Artefact(OTHER + "0" * 52, {}, {}, model.manifest)
+    assert state_of(board, other, day(DRIFT_SESSIONS)).held == {}
+
+
+# ---- verdicts
+
+
+def test_a_model_worse_than_its_base_rate_beyond_chance_is_found() -> None:
+    hits = (np.random.default_rng(4).uniform(size=400) < 0.6).tolist()
+    rows = rows_of(hits, strategy=STRATEGY, **{"p_touch_0.02": 0.95})
+    verdict = demotion(rows, STRATEGY, VERSION)
+    assert verdict is not None
+    assert (verdict.version, verdict.strategy) == (VERSION, STRATEGY)
+    assert int(verdict.evidence["episodes"]) >= 20
+    assert float(verdict.evidence["gain_high"]) < 0
+    assert demotion(rows, STRATEGY, OTHER) is None
+    assert demotion(rows, "momentum", VERSION) is None
+    assert demotion(rows.filter(pl.col("session") < day(150)), STRATEGY, VERSION) is None
+
+
+def test_a_model_as_good_as_its_base_rate_is_left_alone() -> None:
+    hits = (np.random.default_rng(5).uniform(size=400) < 0.6).tolist()
+    assert demotion(rows_of(hits, strategy=STRATEGY, **{"p_touch_0.02": 0.62}), STRATEGY, VERSION) is None
+
+
+def test_a_shadow_is_compared_on_common_rows_only(board: Scoreboard) -> None:
+    for number in range(30):
+        write(board, number, 29, good=True, strategy=STRATEGY)
+        if number >= 5:
+            stated = {f"p_{event}": 0.7 for event in EVENTS}
+            write(board, number, 29, good=True, strategy=STRATEGY, version=OTHER, shadow=True, **stated)
+    record = compare(board.read(shadow=None), STRATEGY, VERSION, OTHER)
+    assert (record.sessions, record.matured) == (25, 15 * len(SYMBOLS))
+    assert record.brier_current == pytest.approx(0.01)
+    assert record.brier_shadow == pytest.approx(0.09)
+    nothing = compare(board.read(shadow=None), "squeeze", VERSION, OTHER)
+    assert (nothing.sessions, nothing.matured, nothing.brier_current, nothing.brier_shadow) == (0, 0, None, None)
