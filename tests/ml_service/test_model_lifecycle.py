@@ -23,8 +23,10 @@ from ml_service.lifecycle import (
     trial,
 )
 from ml_service.model import STRATEGY
-from ml_service.pointers import Change, Event, Slot
+from ml_service.pointers import Change, Entry, Event, Slot
+from ml_service.predict import Abstention
 from ml_service.registry import Artefact, ArtefactError, Registry
+from ml_service.service import Chosen, choose
 
 ENOUGH = ShadowRecord(SHADOW_SESSIONS_MIN, SHADOW_MATURED_MIN, 0.24, 0.23)
 LATER = NOW + timedelta(days=1)
@@ -114,8 +116,11 @@ def test_a_model_past_its_age_is_replaced_at_once(registry: Registry, old: dict[
     assert slot(registry).current == first.sha256
     second = admit(registry)
     assert slot(registry).current == second.sha256
-    third = registered(registry, trained_through="2023-04-02", calibrated_through="2023-04-01")
-    assert "registered only" in str(lifecycle.admit(registry, third, at=NOW, ages=AGES)), "nor does an old one serve"
+
+
+def test_a_new_model_past_its_age_stays_registered(registry: Registry) -> None:
+    admit(registry, trained_through="2023-04-01", calibrated_through="2023-03-01")
+    assert slot(registry) == Slot()
 
 
 def test_a_held_model_is_replaced_at_once(registry: Registry) -> None:
@@ -146,6 +151,21 @@ def test_a_demoted_model_never_comes_back_by_rule(registry: Registry) -> None:
     assert slot(registry) == Slot()
     lifecycle.promote(registry, first, at=LATER, by="operator", reason="the data were wrong")
     assert slot(registry).current == first.sha256
+
+
+def test_only_a_persons_promotion_of_this_plan_forgives_a_demotion() -> None:
+    a, b = "a" * 64, "b" * 64
+
+    def entry(event: Event, version: str, plan: str = "10") -> Entry:
+        return Entry(NOW, plan, Change(event, version, "operator", "why", Slot()), Slot())
+
+    demoted = [entry(Event.PROMOTED, a), entry(Event.DEMOTED, a)]
+    assert lifecycle.demoted_versions(demoted, "10") == ({a: "why"}, True)
+    assert lifecycle.demoted_versions(demoted, "5") == ({}, False)
+    shadowed = [*demoted, entry(Event.SHADOW_STARTED, a), entry(Event.PROMOTED, a, "5")]
+    assert lifecycle.demoted_versions(shadowed, "10") == ({a: "why"}, True)
+    assert lifecycle.demoted_versions([*demoted, entry(Event.PROMOTED, b)], "10") == ({a: "why"}, False)
+    assert lifecycle.demoted_versions([*demoted, entry(Event.PROMOTED, a)], "10") == ({}, False)
 
 
 def test_a_model_of_earlier_sessions_stays_registered(registry: Registry) -> None:
@@ -317,6 +337,16 @@ def test_a_demotion_begins_the_shadows_trial_again(registry: Registry, pair: tup
     assert slot(registry) == Slot(current=pair[1].sha256)
 
 
+def test_what_is_asked_follows_what_serves(registry: Registry) -> None:
+    assert choose(registry, SIMULATED, 10, TODAY) == Chosen(None, Abstention.NO_MODEL)
+    first = admit(registry)
+    assert choose(registry, SIMULATED, 10, TODAY) == Chosen(first, None)
+    assert choose(registry, SIMULATED, 5, TODAY) == Chosen(None, Abstention.HORIZON_NOT_TRAINED)
+    admit(registry, horizon_sessions=5)
+    monitor(registry, found_against(first))
+    assert choose(registry, SIMULATED, 10, TODAY) == Chosen(None, Abstention.NO_MODEL)
+
+
 # ---- a person's word
 
 
@@ -332,6 +362,17 @@ def test_an_operator_promotes_and_demotes_at_once(registry: Registry, pair: tupl
     assert again == "no model is current"
     last = registry.pointers.history(SIMULATED)[-1].change
     assert (last.by, last.reason) == ("operator", "and again")
+
+
+def test_a_previous_model_that_is_promoted_again_is_not_its_own_way_back(
+    registry: Registry, pair: tuple[Artefact, Artefact]
+) -> None:
+    first, second = pair
+    lifecycle.promote(registry, second, at=NOW, by="operator", reason="looked at it")
+    (folder(registry, second) / "SIGNATURE").unlink()
+    registry = reread(registry)
+    lifecycle.promote(registry, registry.load(first.sha256), at=NOW, by="operator", reason="the other is refused")
+    assert slot(registry) == Slot(first.sha256)
 
 
 def test_a_refused_model_can_be_demoted(registry: Registry) -> None:
