@@ -1,5 +1,6 @@
 """Recording decisions: quota, trades, orders and denials of a shard in one transaction, before anything is sent."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -139,7 +140,7 @@ async def record(
     async with trading.sessions.begin() as session:
         await hold(session, claim, trading.rules.lease_s)
         await _one_record_at_a_time(session, claim.shard)
-        await _drop_overtaken(session, decisions)
+        await _drop_overtaken(session, decisions, trading.rules.limits.cluster_positions_max)
         wanted = [(d.user.user_id, len(d.entries), d.user.entries_cap) for d in decisions if d.entries]
         granted = await claim_quota(session, today, wanted)
         for decision in decisions:
@@ -175,7 +176,7 @@ _SHARD_LOCK = 0x5AD0
 """Class of the advisory locks that let one cycle at a time record a shard of users."""
 
 _LIVE_NOW = text("""
-    SELECT id, account_id, symbol, status FROM auto_trades
+    SELECT id, account_id, symbol, status, cluster FROM auto_trades
      WHERE account_id = ANY(CAST(:accounts AS bigint[])) AND closed_at IS NULL
        AND status IN ('entering', 'open', 'exiting')
 """)
@@ -186,19 +187,26 @@ async def _one_record_at_a_time(session: AsyncSession, shard: int) -> None:
     await session.execute(text("SELECT pg_advisory_xact_lock(:class, :shard)"), {"class": _SHARD_LOCK, "shard": shard})
 
 
-async def _drop_overtaken(session: AsyncSession, decisions: Sequence[UserDecision]) -> None:
-    """Drop entries in symbols that are held by now, and exits of trades that are no longer open."""
+async def _drop_overtaken(session: AsyncSession, decisions: Sequence[UserDecision], cluster_positions_max: int) -> None:
+    """Drop entries in symbols that are held or clusters that are full by now, and exits of trades no longer open."""
     accounts = sorted({d.user.account_id for d in decisions if d.entries or d.exits})
     if not accounts:
         return
     rows = (await session.execute(_LIVE_NOW, {"accounts": accounts})).all()
     held = {(row.account_id, row.symbol) for row in rows}
     still_open = {row.id for row in rows if row.status == TradeStatus.OPEN}
+    clusters = Counter((row.account_id, row.cluster) for row in rows if row.status != TradeStatus.EXITING)
     for decision in decisions:
         account_id = decision.user.account_id
-        for entry in [e for e in decision.entries if (account_id, e.candidate.signal.symbol) in held]:
-            decision.entries.remove(entry)
-            _replace_outcome(decision, entry.candidate.signal.symbol, Intent.ENTRY, Reason.ALREADY_HELD)
+        for entry in list(decision.entries):
+            symbol, cluster = entry.candidate.signal.symbol, entry.candidate.signal.cluster
+            full = cluster is not None and clusters[account_id, cluster] >= cluster_positions_max
+            if full or (account_id, symbol) in held:
+                overtaken = Reason.ALREADY_HELD if (account_id, symbol) in held else Reason.CLUSTER_FULL
+                decision.entries.remove(entry)
+                _replace_outcome(decision, symbol, Intent.ENTRY, overtaken)
+            else:
+                clusters[account_id, cluster] += 1
         for planned in [e for e in decision.exits if e.trade.trade_id not in still_open]:
             decision.exits.remove(planned)
             _replace_outcome(decision, planned.trade.symbol, Intent.EXIT, Reason.ORDER_OPEN)

@@ -68,6 +68,7 @@ class Market:
     quotes_down: bool = False
     predictions_down: bool = False
     held_modes: dict[str, str] = field(default_factory=dict)
+    reply_modes: tuple[str, ...] = MODES
     models: Models = field(default_factory=Models)
     actions: list[CorporateAction] = field(default_factory=list)
     actions_down: bool = False
@@ -202,7 +203,7 @@ def create_app(market: Market) -> FastAPI:
             logic_version="test_v1",
             trained_through=None,
             features_through=None,
-            certified_modes=list(MODES),
+            certified_modes=list(market.reply_modes),
             held_modes=market.held_modes,
             predictions=found,
             candidates={
