@@ -102,6 +102,10 @@ class Effective:
     because: tuple[Standing, ...]
 
 
+UNRESTRICTED = Effective(TradingState.ACTIVE, False, ())
+"""Where nothing stands."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standings:
     """Every state that stands at an instant; ACTIVE leaves none."""
@@ -115,6 +119,8 @@ class Standings:
 
         An order made by hand has no strategy, so that no strategy's state concerns it.
         """
+        if not self.rows:  # nearly always: asked of every user and proposal of a cycle
+            return UNRESTRICTED
         keys = {
             Scope.PLATFORM: "",
             Scope.BROKER: broker,
@@ -134,7 +140,7 @@ def gravest(standings: Iterable[Standing]) -> Effective:
     """The gravest of the states that apply; ACTIVE where none does."""
     ranked = sorted(standings, key=lambda row: gravity(row.state, row.flatten), reverse=True)
     if not ranked:
-        return Effective(TradingState.ACTIVE, False, ())
+        return UNRESTRICTED
     return Effective(ranked[0].state, ranked[0].flatten, tuple(ranked))
 
 
