@@ -1,5 +1,6 @@
 """Predictions, their explanations, strategies, models and the scoreboard, from the outside."""
 
+import asyncio
 from datetime import date
 from typing import Any
 
@@ -243,7 +244,8 @@ async def test_the_status_shows_each_modes_record_and_does_not_wait_for_it(own_g
     user = await own_gateway.someone()
     models = own_gateway.market.models
     models.silent = True
-    status = await get(own_gateway, STATUS, **user.headers)
+    async with asyncio.timeout(4):  # an answer of ml_service is waited for five seconds elsewhere
+        status = await get(own_gateway, STATUS, **user.headers)
     assert status["strategies"] == []
     assert "did not answer" in status["strategies_note"]
     assert status["pnl"]["realized_total"] == "0.00"

@@ -157,7 +157,7 @@ def test_a_halted_strategy_leaves_the_symbol_to_another() -> None:
     assert told(decided(market_of(THREE), user))["INFY"] == ("breakout", None)
 
 
-INTRADAY = make_signal(strategy="opening", intraday=True, horizon_sessions=1)
+INTRADAY = make_signal(strategy="opening", intraday=True)
 ONE_SESSION = make_signal(strategy="one_day", horizon_sessions=1)
 TEN_SESSIONS = make_signal(strategy="ten_days")
 
