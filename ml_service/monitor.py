@@ -10,6 +10,7 @@ from functools import cache, partial
 
 import numpy as np
 import polars as pl
+import structlog
 
 from contracts.scoreboard import FeatureDrift, Outcome
 from ml_service.evidence import MODES, clustered_interval, episodes_of
@@ -19,6 +20,8 @@ from ml_service.model import STRATEGY
 from ml_service.registry import Artefact
 from ml_service.scoreboard import BINS, Scoreboard
 from ml_service.scores import ModeRecord, mode_records, session_numbers
+
+log = structlog.get_logger(__name__)
 
 HOLD_EPISODES_MIN = 10
 HOLD_SESSIONS = 250
@@ -31,6 +34,7 @@ DRIFT_SESSIONS = 20
 DRIFT_PSI_MAX = 0.25
 DRIFTED_SHARE_MAX = 0.2
 FEATURE_DRIFT = "feature_drift"
+RECORD_UNREADABLE = "record_unreadable"
 
 
 def _failing(record: ModeRecord, now: int) -> str | None:
@@ -194,14 +198,28 @@ def judge_state(rows: pl.DataFrame, seen: pl.DataFrame, artefact: Artefact, thro
     strategies = rows["strategy"].unique().sort().to_list()
     found = holds(mode_records(rows, strategies), max(session_numbers(rows).values(), default=0))
     shifts = drift(seen.filter(pl.col("version") == artefact.version))
-    if drifted(shifts):
-        everything = (*artefact.manifest.get("strategies", {}), STRATEGY)
-        found |= {(strategy, mode.name): FEATURE_DRIFT for strategy in everything for mode in MODES}
-    return State(found, shifts)
+    return State(found | everything(artefact, FEATURE_DRIFT) if drifted(shifts) else found, shifts)
+
+
+def everything(artefact: Artefact, reason: str) -> dict[tuple[str, str], str]:
+    """Every mode of every strategy of the model, held for one reason."""
+    strategies = (*artefact.manifest.get("strategies", {}), STRATEGY)
+    return {(strategy, mode.name): reason for strategy in strategies for mode in MODES}
 
 
 def state_of(board: Scoreboard, artefact: Artefact, through: date) -> State:
-    """As `judge_state`, of what the board holds. Reads HISTORY_SESSIONS at most, and no file about a later session."""
+    """As `judge_state`, of what the board holds. Reads HISTORY_SESSIONS at most, and no file about a later session.
+
+    Where the disk does not let the record be read, everything is held: nobody can know what it would show.
+    """
+    try:
+        return _state_of(board, artefact, through)
+    except OSError as error:
+        log.error("record_unreadable", why=str(error))
+        return State(everything(artefact, RECORD_UNREADABLE))
+
+
+def _state_of(board: Scoreboard, artefact: Artefact, through: date) -> State:
     days = sorted({part.session for part in board.frozen.parts(last=through)})
     if not days:
         return State({})

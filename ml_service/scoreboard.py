@@ -81,7 +81,7 @@ def frozen_rows(
         if prediction.confidence is None or prediction.expected_return_net is None or prediction.intraday:
             continue
         stated, lower = stated_events(prediction), prediction.expected_return_net_lower
-        known = manifest.get("strategies", {}).get(prediction.strategy, {}).get("metrics", {}).get("events", {})
+        metrics = manifest.get("strategies", {}).get(prediction.strategy, {}).get("metrics") or {}
         row: dict[str, object] = {
             "session": session,
             "version": version,
@@ -96,7 +96,7 @@ def frozen_rows(
             "lower": prediction.expected_return_net if lower is None else lower,
         }
         row |= {f"p_{event}": stated.get(event) for event in EVENTS}
-        row |= {f"base_{event}": known.get(event, {}).get("base_rate") for event in EVENTS}
+        row |= {f"base_{event}": metrics.get("events", {}).get(event, {}).get("base_rate") for event in EVENTS}
         rows.append(row)
     return pl.DataFrame(rows, schema=FROZEN)
 
