@@ -24,6 +24,7 @@ STATISTICS = {
     "ranking.Signal.expected_return_net_lower",
     "ranking.Candidate.confidence",
     "ranking.Candidate.expected_return_net",
+    "ranking.Candidate.expected_return_net_lower",
     "ranking._candidate",
     "ranking._shares_that_pay",
     "ranking._return_at",

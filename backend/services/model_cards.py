@@ -44,15 +44,21 @@ class EventCard(Told):
 
 
 class Metrics(Told):
+    """Figures by event, out of sample."""
+
     events: dict[str, EventCard] = {}
 
 
 class StrategyCard(Told):
+    """What a model's card says of one strategy."""
+
     metrics: Metrics = Metrics()
     modes: dict[str, ModeCard] = {}
 
 
 class Manifest(Told):
+    """What a model was made of; `universe` are the symbols it answers for."""
+
     horizon_sessions: int
     trained_through: date
     calibrated_through: date
@@ -62,6 +68,8 @@ class Manifest(Told):
 
 
 class ModelCard(Told):
+    """A registered model."""
+
     version: str
     manifest: Manifest
 
