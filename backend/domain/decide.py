@@ -250,12 +250,14 @@ def _says_more(reason: Reason, told: Reason | None) -> bool:
 
 
 def _clusters(market: MarketView, user: UserState) -> Counter[str]:
-    """The user's open and entering trades by cluster: the one each was entered with, else its symbol's present one."""
+    """The user's open and entering trades by cluster: each in the one it was entered with, and its symbol's present.
+
+    A cluster is named after a member, so that the name of the same shares may change from day to day.
+    """
     found: Counter[str] = Counter()
     for trade in user.open_trades:
-        cluster = trade.cluster or market.cluster_of(trade.symbol)
-        if cluster is not None:
-            found[cluster] += 1
+        clusters = {trade.cluster, market.cluster_of(trade.symbol)}
+        found.update(cluster for cluster in clusters if cluster is not None)
     return found
 
 

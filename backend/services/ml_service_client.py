@@ -80,9 +80,13 @@ class MlServiceClient:
         path, asked = f"/v1/predictions/{quote(symbol, safe='')}/explanation", {"horizon_sessions": horizon_sessions}
         return await self._kept_get(path, ExplanationReply, asked, {"as_of": as_of.isoformat()})
 
-    async def scoreboard(self, strategy: str | None = None, since: date | None = None) -> ScoreboardReply:
-        """The record of what was predicted, of one strategy or all, since a day or ever. Raises as `predictions`."""
-        return await self._kept_get("/v1/scoreboard", ScoreboardReply, {"strategy": strategy, "since": since})
+    async def scoreboard(
+        self, horizon_sessions: int, strategy: str | None = None, since: date | None = None
+    ) -> ScoreboardReply:
+        """The record of what was predicted for a horizon, of one strategy or all, since a day or ever. Raises as
+        `predictions`."""
+        asked = {"horizon_sessions": horizon_sessions, "strategy": strategy, "since": since}
+        return await self._kept_get("/v1/scoreboard", ScoreboardReply, asked)
 
     async def frozen_predictions(self, asked: Mapping[str, Any]) -> FrozenPredictionsReply:
         """A page of predictions as they were served, by the query's own names. Raises as `predictions`, and SaudaError

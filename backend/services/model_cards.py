@@ -52,7 +52,7 @@ class Metrics(Told):
 class StrategyCard(Told):
     """What a model's card says of one strategy."""
 
-    metrics: Metrics = Metrics()
+    metrics: Metrics | None = None
     modes: dict[str, ModeCard] = {}
 
 

@@ -51,20 +51,30 @@ async def strategy_records(ml_service: MlServiceClient) -> tuple[StrategyRecord,
     Raises:
         UpstreamError, SaudaError: as MlServiceClient.
     """
-    cards, board = await asyncio.gather(ml_service.current_cards(), ml_service.scoreboard())
-    return records_of(cards, board)
+    return await records_of(ml_service, await ml_service.current_cards())
 
 
-def records_of(cards: Mapping[str, ModelCard], board: ScoreboardReply) -> tuple[StrategyRecord, ...]:
-    """The cards' record, with what the monitor has held since."""
-    held = {(score.strategy, score.mode): score for score in board.modes if score.state == HELD}
+async def records_of(ml_service: MlServiceClient, cards: Mapping[str, ModelCard]) -> tuple[StrategyRecord, ...]:
+    """The cards' record, with what the monitor has held since. Raises as strategy_records."""
+    boards = await asyncio.gather(*(ml_service.scoreboard(card.manifest.horizon_sessions) for card in cards.values()))
+    return with_holds(cards, dict(zip(cards, boards, strict=True)))
+
+
+def with_holds(cards: Mapping[str, ModelCard], boards: Mapping[str, ScoreboardReply]) -> tuple[StrategyRecord, ...]:
+    """Every strategy of the cards, by plan and name, with what its plan's scoreboard holds."""
+    held = {
+        (plan, score.strategy, score.mode): score
+        for plan, board in boards.items()
+        for score in board.modes
+        if score.state == HELD
+    }
     return tuple(
         StrategyRecord(
             name,
             plan,
             card.version,
             {
-                mode: _record(strategy.modes[mode.value], held.get((name, mode.value)))
+                mode: _record(strategy.modes[mode.value], held.get((plan, name, mode.value)))
                 for mode in Mode
                 if mode.value in strategy.modes
             },

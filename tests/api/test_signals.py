@@ -89,9 +89,11 @@ async def test_strategies_say_which_modes_may_trade_on_them_and_why_not(own_gate
     few = mode_card(certified=False, verdict="insufficient_evidence", candidates=3, episodes=2)
     weak = mode_card(certified=False, verdict="hit_rate_not_proven")
     modes = {"conservative": few, "moderate": weak, "aggressive": mode_card()}
-    own = {"modes": modes, "metrics": {"events": {}}}
+    own = {"modes": modes, "metrics": None, "why": "too few rows"}
     models.cards = {
         "10": manifest(strategies=("test_v1",)) | {"strategies": {"test_v1": own}},
+        # Of the same name, on another horizon: what is held there is not held here.
+        "1": manifest(strategies=("test_v1",), horizon_sessions=1),
         "intraday": manifest(strategies=("opening",), horizon_sessions=1),
     }
     models.scores = [
@@ -101,8 +103,9 @@ async def test_strategies_say_which_modes_may_trade_on_them_and_why_not(own_gate
         mode_score("opening", "moderate", "certified"),
     ]
     found = (await get(own_gateway, "/v1/market/strategies"))["strategies"]
-    assert [(s["strategy"], s["plan"]) for s in found] == [("test_v1", "10"), ("opening", "intraday")]
-    learned, opening = found
+    assert [(s["strategy"], s["plan"]) for s in found] == [("test_v1", "1"), ("test_v1", "10"), ("opening", "intraday")]
+    short, learned, opening = found
+    assert {m["state"] for m in short["modes"].values()} == {"certified"}
     assert {mode: (m["state"], m["reason"]) for mode, m in learned["modes"].items()} == {
         "conservative": ("insufficient_evidence", "insufficient_evidence"),
         "moderate": ("refused", "hit_rate_not_proven"),
@@ -133,6 +136,7 @@ async def test_the_scoreboard_is_passed_on_with_its_filters(own_gateway: Gateway
     assert (found["environment"], found["since"], found["frozen"]) == ("simulated", "2024-01-02", 2)
     assert [mode["strategy"] for mode in found["modes"]] == ["b"]
     assert len((await get(own_gateway, "/v1/market/scoreboard"))["modes"]) == 2
+    assert (await get(own_gateway, "/v1/market/scoreboard?horizon_sessions=1"))["modes"] == []
 
 
 async def test_frozen_predictions_come_page_by_page(own_gateway: Gateway) -> None:
@@ -186,6 +190,7 @@ async def test_an_answer_that_did_not_change_is_not_sent_again(gateway: Gateway,
         "/v1/market/scoreboard?strategy=Momentum",
         "/v1/market/scoreboard?strategy=" + "a" * 41,
         "/v1/market/scoreboard?since=yesterday",
+        "/v1/market/scoreboard?horizon_sessions=61",
         "/v1/market/scoreboard/predictions?limit=0",
         "/v1/market/scoreboard/predictions?limit=201",
         "/v1/market/scoreboard/predictions?cursor=" + "a" * 201,

@@ -78,6 +78,7 @@ class Models:
     cards: dict[str, dict[str, Any]] = field(default_factory=lambda: {"10": manifest()})
     refused: set[str] = field(default_factory=set)
     scores: list[ModeScore] = field(default_factory=list)
+    scored_horizon: int = 10
     entries: list[FrozenPrediction] = field(default_factory=list)
     down: bool = False
     silent: bool = False
@@ -133,8 +134,9 @@ def install(app: FastAPI, models: Models) -> None:
         )
 
     @routes.get("/v1/scoreboard")
-    def scoreboard(strategy: str | None = None, since: date | None = None) -> ScoreboardReply:
-        scores = [score for score in models.scores if strategy in (None, score.strategy)]
+    def scoreboard(horizon_sessions: int, strategy: str | None = None, since: date | None = None) -> ScoreboardReply:
+        known = models.scores if horizon_sessions == models.scored_horizon else []
+        scores = [score for score in known if strategy in (None, score.strategy)]
         return ScoreboardReply(
             environment=Environment.SIMULATED, as_of=None, since=since, frozen=2, matured=1, events=[], modes=scores
         )

@@ -1,6 +1,5 @@
 """Public predictions, why they are what they are, who made them and how they held, without login."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -69,15 +68,17 @@ async def list_strategies(request: Request, state: State) -> Response:
 async def get_current_models(request: Request, state: State) -> Response:
     """The models in use: what they were trained on, and how each of their strategies held out of sample."""
     ml_service = state.trading.ml_service
-    cards, board = await asyncio.gather(ml_service.current_cards(), ml_service.scoreboard())
-    view = ModelsView.of(state.environment, cards, records_of(cards, board))
+    cards = await ml_service.current_cards()
+    view = ModelsView.of(state.environment, cards, await records_of(ml_service, cards))
     return tagged(request, view.model_dump_json().encode(), cache_control=CACHE_CONTROL)
 
 
 @router.get("/scoreboard", response_model=ScoreboardView, **documented("get_scoreboard", 503))
 async def get_scoreboard(query: Annotated[ScoreboardQuery, Query()], request: Request, state: State) -> Response:
     """How the served predictions held: stated against realised per event, and what each mode would have made of it."""
-    reply = await state.trading.ml_service.scoreboard(query.strategy, query.since)
+    trading = state.trading
+    horizon_sessions = query.horizon_sessions or trading.rules.horizon_sessions
+    reply = await trading.ml_service.scoreboard(horizon_sessions, query.strategy, query.since)
     view = ScoreboardView.of(state.environment, reply)
     return tagged(request, view.model_dump_json().encode(), cache_control=CACHE_CONTROL)
 

@@ -203,7 +203,9 @@ class ModelsView(MarketReply):
                     calibrated_through=card.manifest.calibrated_through,
                     symbols=len(card.manifest.universe),
                     strategies={
-                        name: ModelStrategyView(events=strategy.metrics.events, modes=modes[plan, name])
+                        name: ModelStrategyView(
+                            events=strategy.metrics.events if strategy.metrics else {}, modes=modes[plan, name]
+                        )
                         for name, strategy in sorted(card.manifest.strategies.items())
                     },
                 )
@@ -217,6 +219,9 @@ class ScoreboardQuery(Body):
 
     strategy: StrategyName | None = None
     since: date | None = None
+    horizon_sessions: Annotated[int, Field(ge=1, le=60)] | None = Field(
+        default=None, description="The plan's length; the deployment's where it is left out."
+    )
 
 
 class ScoreboardView(MarketReply):
