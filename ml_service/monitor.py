@@ -13,12 +13,13 @@ import polars as pl
 import structlog
 
 from contracts.scoreboard import FeatureDrift, Outcome
+from ml_service.drift import DRIFT_SESSIONS, drift, drifted
 from ml_service.evidence import MODES, clustered_interval, episodes_of
 from ml_service.labels import EVENTS
 from ml_service.lifecycle import ShadowRecord, Verdict
 from ml_service.model import STRATEGY
 from ml_service.registry import Artefact
-from ml_service.scoreboard import BINS, Scoreboard
+from ml_service.scoreboard import Scoreboard
 from ml_service.scores import ModeRecord, mode_records, session_numbers
 
 log = structlog.get_logger(__name__)
@@ -30,9 +31,6 @@ HISTORY_SESSIONS = 2 * HOLD_SESSIONS
 """How far back is read: the sessions that are judged, and those before them in which a hold may have begun."""
 DEMOTION_EPISODES_MIN = 20
 DEMOTION_EVENT = "touch_0.02"
-DRIFT_SESSIONS = 20
-DRIFT_PSI_MAX = 0.25
-DRIFTED_SHARE_MAX = 0.2
 FEATURE_DRIFT = "feature_drift"
 RECORD_UNREADABLE = "record_unreadable"
 
@@ -75,52 +73,6 @@ def holds(records: Iterable[ModeRecord], present: int) -> dict[tuple[str, str], 
     """(strategy, mode) → reason, of those that are held."""
     found = {(record.strategy, record.mode.name): held(record, present) for record in records}
     return {key: reason for key, reason in found.items() if reason is not None}
-
-
-def feature_bins(values: pl.DataFrame, deciles: dict[str, list[float]]) -> pl.DataFrame:
-    """How many rows of `values` lie in each bin between the training deciles: feature and BINS, one row each."""
-    rows = []
-    for feature, inner in deciles.items():
-        if feature not in values.columns:
-            continue
-        known = values[feature].drop_nulls().to_numpy()
-        counts = np.bincount(np.searchsorted(inner, known[np.isfinite(known)], side="right"), minlength=len(BINS))
-        rows.append({"feature": feature} | dict(zip(BINS, counts.tolist(), strict=True)))
-    return pl.DataFrame(rows, schema={"feature": pl.String} | dict.fromkeys(BINS, pl.Int64))
-
-
-def stability_index(counts: np.ndarray) -> float:
-    """Population stability index Σ (a − e) ln(a / e) of counts per training decile against e = 1/10 (Siddiqi 2006).
-
-    Half a count is added to each bin, so that an empty one is finite.
-    """
-    actual = (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
-    expected = 1 / len(counts)
-    return float(((actual - expected) * np.log(actual / expected)).sum())
-
-
-def drift(seen: pl.DataFrame) -> list[FeatureDrift]:
-    """Stability index per feature over the last DRIFT_SESSIONS of `seen` (session, feature, BINS), largest first.
-
-    Empty under as many sessions. A feature that is one number for the whole market is left out: a month holds too few
-    of them to tell a shift from a season.
-    """
-    recent = seen["session"].unique().sort().tail(DRIFT_SESSIONS)
-    if len(recent) < DRIFT_SESSIONS:
-        return []
-    rows = seen.filter(pl.col("session").is_in(recent.to_list()))
-    spread = rows.filter(pl.sum_horizontal(pl.col(BINS) > 0) > 1)["feature"].unique()
-    sums = rows.filter(pl.col("feature").is_in(spread.to_list())).group_by("feature").agg(pl.col(BINS).sum())
-    found = [
-        FeatureDrift(feature=str(row[0]), psi=stability_index(np.array(row[1:], dtype=float)))
-        for row in sums.iter_rows()
-    ]
-    return sorted(found, key=lambda each: (-each.psi, each.feature))
-
-
-def drifted(found: list[FeatureDrift]) -> bool:
-    """Whether more than a fifth of the features have shifted."""
-    return sum(each.psi > DRIFT_PSI_MAX for each in found) > DRIFTED_SHARE_MAX * len(found)
 
 
 def demotion(rows: pl.DataFrame, strategy: str, version: str) -> Verdict | None:
@@ -197,8 +149,13 @@ def judge_state(rows: pl.DataFrame, seen: pl.DataFrame, artefact: Artefact, thro
     )
     strategies = rows["strategy"].unique().sort().to_list()
     found = holds(mode_records(rows, strategies), max(session_numbers(rows).values(), default=0))
-    shifts = drift(seen.filter(pl.col("version") == artefact.version))
-    return State(found | everything(artefact, FEATURE_DRIFT) if drifted(shifts) else found, shifts)
+    trained = artefact.manifest.get("feature_drift")
+    if not trained:
+        return State(found)
+    shifts = drift(seen.filter(pl.col("version") == artefact.version), trained["shares"])
+    if drifted(shifts, trained["drifted_share_max"]):
+        found |= everything(artefact, FEATURE_DRIFT)
+    return State(found, shifts)
 
 
 def everything(artefact: Artefact, reason: str) -> dict[tuple[str, str], str]:

@@ -14,14 +14,13 @@ import polars as pl
 from contracts.common import Environment
 from contracts.predictions import Prediction
 from contracts.scoreboard import FrozenPrediction, Outcome
+from ml_service.drift import BINS
 from ml_service.labels import EVENTS, touch_name
 from ml_service.write_once import Part, WriteOnce
 
-FEATURE_BINS = 10
 STATED = [f"p_{event}" for event in EVENTS]
 BASE = [f"base_{event}" for event in EVENTS]
 HIT = [f"hit_{event}" for event in EVENTS]
-BINS = [f"bin_{n}" for n in range(FEATURE_BINS)]
 
 FROZEN = pl.Schema(
     {

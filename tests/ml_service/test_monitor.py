@@ -13,23 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.common import Environment
+from ml_service.drift import DRIFT_SESSIONS, baseline, feature_bins
 from ml_service.evidence import MODES
 from ml_service.labels import EVENTS
 from ml_service.model import STRATEGY
 from ml_service.monitor import (
     COOL_DOWN_SESSIONS,
-    DRIFT_SESSIONS,
     FEATURE_DRIFT,
     HOLD_EPISODES_MIN,
     HOLD_SESSIONS,
+    State,
     compare,
     demotion,
-    drift,
-    drifted,
-    feature_bins,
     held,
     judge_state,
-    stability_index,
     state_of,
 )
 from ml_service.registry import Artefact
@@ -190,73 +187,38 @@ def test_an_empty_record_holds_nothing(board: Scoreboard) -> None:
 # ---- drift
 
 
-def deciles(values: np.ndarray) -> list[float]:
-    return np.quantile(values, np.arange(1, 10) / 10).tolist()
-
-
-def test_bins_count_every_finite_value_once() -> None:
-    rng = np.random.default_rng(2)
-    values = rng.normal(size=1000)
-    inner = deciles(values)
-    table = pl.DataFrame({"x": [*values.tolist(), None, float("nan"), float("inf")], "unused": 0.0})
-    counted = feature_bins(table, {"x": inner, "absent": inner})
-    assert counted["feature"].to_list() == ["x"]
-    assert counted.row(0)[1:] == (100,) * 10
-    far = feature_bins(pl.DataFrame({"x": [-9e9, 9e9, inner[0]]}), {"x": inner})
-    assert far.row(0)[1:] == (1, 1, 0, 0, 0, 0, 0, 0, 0, 1)
-
-
-def test_the_stability_index_is_what_its_formula_says() -> None:
-    assert stability_index(np.full(10, 400.0)) == pytest.approx(0, abs=1e-12)
-    counts = np.array([800, 400, 400, 400, 400, 400, 400, 400, 400, 0], dtype=float)
-    actual = (counts + 0.5) / (4000 + 5)
-    assert stability_index(counts) == pytest.approx(sum((a - 0.1) * np.log(a / 0.1) for a in actual))
-    assert stability_index(counts) > 0.25
-
-
-def seen(shift: dict[str, float], sessions: int = DRIFT_SESSIONS, version: str = VERSION) -> dict[date, pl.DataFrame]:
-    """Bins per session of 50 shares' features, normal with the given mean; `flat` is one number for all shares."""
+def seen(shift: dict[str, float], sessions: int = DRIFT_SESSIONS) -> tuple[dict[str, Any], dict[date, pl.DataFrame]]:
+    """What training keeps of standard normal features, and bins of served ones with the given means; `flat` is one
+    number for all shares."""
     rng = np.random.default_rng(3)
-    inner = deciles(rng.normal(size=20_000))
+    names, trained = [*shift, "flat"], rng.normal(size=(300 * 20, len(shift) + 1))
+    known = baseline(trained, np.repeat(np.arange(300), 20), names)
     found = {}
     for number in range(sessions):
-        values = {name: rng.normal(mean, size=50) for name, mean in shift.items()} | {"flat": np.full(50, 2.5)}
-        bins = feature_bins(pl.DataFrame(values), dict.fromkeys(values, inner))
+        values = np.column_stack([*(rng.normal(mean, size=50) for mean in shift.values()), np.full(50, 2.5)])
+        bins = feature_bins(values, names, known["deciles"])
         found[day(number)] = bins.select(
-            session=pl.lit(day(number)), version=pl.lit(version), **{c: c for c in bins.columns}
+            pl.lit(day(number)).alias("session"), pl.lit(VERSION).alias("version"), pl.all()
         ).cast(dict(FEATURES_SEEN))
-    return found
-
-
-def test_drift_is_judged_over_twenty_sessions_of_features_that_differ_between_shares() -> None:
-    shift = {f"f{n}": 0.0 for n in range(8)} | {"moved": 1.0}
-    found = drift(pl.concat(seen(shift).values()))
-    assert found[0].feature == "moved"
-    assert len(found) == 9
-    assert found[0].psi > 0.25
-    assert all(each.psi < 0.05 for each in found[1:])
-    assert drift(pl.concat(seen(shift, DRIFT_SESSIONS - 1).values())) == []
-    assert not drifted(found)
-    assert not drifted([])
-    more = drift(pl.concat(seen(shift | {"f0": -1.0}).values()))
-    assert drifted(more)
+    return known, found
 
 
 def test_a_shift_of_the_features_holds_every_mode(board: Scoreboard) -> None:
-    shifted = {"f0": 1.0, "f1": 0.0, "f2": 0.0}
-    for number, bins in enumerate(seen(shifted).values()):
+    known, bins = seen({"f0": 1.0, "f1": 0.0, "f2": 0.0})
+    for number, rows in enumerate(bins.values()):
         write(board, number, 0, good=True)
-        board.features.add(day(number), VERSION, bins)
-    model = artefact(strategies={"momentum": {}, STRATEGY: {}})
+        board.features.add(day(number), VERSION, rows)
+    model = artefact(strategies={"momentum": {}, STRATEGY: {}}, feature_drift=known)
     state = state_of(board, model, day(DRIFT_SESSIONS))
-    assert set(state.held) == {
-        (s, m) for s in ("momentum", STRATEGY) for m in ("conservative", "moderate", "aggressive")
-    }
-    assert set(state.held.values()) == {FEATURE_DRIFT}
+    assert state.held == {(s, m.name): FEATURE_DRIFT for s in ("momentum", STRATEGY) for m in MODES}
     assert state.of("momentum", ["moderate"]) == {"moderate": FEATURE_DRIFT}
+    assert [each.feature for each in state.drift if each.psi > 0.25] == ["f0"]
     assert state_of(board, model, day(DRIFT_SESSIONS - 2)).held == {}
     other = Artefact(OTHER + "0" * 52, {}, {}, model.manifest)
     assert state_of(board, other, day(DRIFT_SESSIONS)).held == {}
+    assert state_of(board, artefact(), day(DRIFT_SESSIONS)) == State({})
+    as_ever = artefact(feature_drift=known | {"drifted_share_max": 0.5})
+    assert state_of(board, as_ever, day(DRIFT_SESSIONS)).held == {}
 
 
 # ---- verdicts
