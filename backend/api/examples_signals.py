@@ -10,7 +10,7 @@ _MODEL = "3fa1c09b2d77"
 _PREDICTION: Json = {
     "symbol": "RELIANCE",
     "action": "buy",
-    "strategy": "linear_v1",
+    "strategy": "ensemble",
     "horizon_sessions": 10,
     "confidence": 0.62,
     "confidence_kind": "net_profit",
@@ -63,7 +63,7 @@ _MODES: Json = {
         "net_return": {"mean": 0.012, "low": 0.006, "high": 0.018},
     },
 }
-STRATEGY: Json = {"strategy": "linear_v1", "plan": "10", "model_version": _MODEL, "modes": _MODES}
+STRATEGY: Json = {"strategy": "ensemble", "plan": "10", "model_version": _MODEL, "modes": _MODES}
 _EVENTS: Json = {"net_profit": {"base_rate": 0.531, "auc": 0.642, "brier": 0.234, "brier_skill": 0.061, "ece": 0.02}}
 _SHARE: Json = {"mean": 0.41, "low": 0.3, "high": 0.52}
 
@@ -103,7 +103,7 @@ ANSWERS: dict[str, Json] = {
                 "trained_through": "2026-02-13",
                 "calibrated_through": "2026-01-30",
                 "symbols": 200,
-                "strategies": {"linear_v1": {"events": _EVENTS, "modes": _MODES}},
+                "strategies": {"ensemble": {"events": _EVENTS, "modes": _MODES}},
             }
         }
     },
@@ -115,7 +115,7 @@ ANSWERS: dict[str, Json] = {
         "matured": 9800,
         "events": [
             {
-                "strategy": "linear_v1",
+                "strategy": "ensemble",
                 "event": "net_profit",
                 "matured": 9800,
                 "pending": 2600,
@@ -130,7 +130,7 @@ ANSWERS: dict[str, Json] = {
         ],
         "modes": [
             {
-                "strategy": "linear_v1",
+                "strategy": "ensemble",
                 "mode": "aggressive",
                 "signals": 96,
                 "matured": 40,
@@ -150,7 +150,7 @@ ANSWERS: dict[str, Json] = {
                 "served_at": "2026-02-10T09:16:00+05:30",
                 "session": "2026-02-09",
                 "symbol": "RELIANCE",
-                "strategy": "linear_v1",
+                "strategy": "ensemble",
                 "model_version": _MODEL,
                 "horizon_sessions": 10,
                 "action": "buy",

@@ -29,7 +29,7 @@ from tests.support.decision_views import (
 )
 
 D = Decimal
-LEARNED = "linear_v1"
+LEARNED = "ensemble"
 
 
 def market_of(proposals: Mapping[str, Sequence[Signal]], **changes: Any) -> MarketView:
