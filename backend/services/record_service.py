@@ -205,7 +205,7 @@ async def _drop_overtaken(session: AsyncSession, decisions: Sequence[UserDecisio
                 overtaken = Reason.ALREADY_HELD if (account_id, symbol) in held else Reason.CLUSTER_FULL
                 decision.entries.remove(entry)
                 _replace_outcome(decision, symbol, Intent.ENTRY, overtaken)
-            else:
+            elif cluster is not None:
                 clusters[account_id, cluster] += 1
         for planned in [e for e in decision.exits if e.trade.trade_id not in still_open]:
             decision.exits.remove(planned)
