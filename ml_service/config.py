@@ -33,3 +33,6 @@ class Settings(BaseSettings):
     calibration_age_days_max: int = Field(
         120, ge=1, description="Days after the last calibrating outcome at which a model abstains."
     )
+    scoreboard_interval_s: float = Field(
+        60.0, gt=0, description="Real seconds between looks at whether predictions have matured."
+    )

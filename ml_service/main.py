@@ -1,8 +1,9 @@
 """Compose the prediction service: settings and a clock in, an ASGI application out."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from http import HTTPStatus
 from importlib.metadata import version
@@ -14,11 +15,16 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from contracts.common import Problem
+from ml_service.background import WORK_TIMEOUT_S, Background
 from ml_service.client import DataServiceClient, DataServiceError
 from ml_service.config import Settings
+from ml_service.metrics import Metrics
 from ml_service.predict import Ages
 from ml_service.registry import ArtefactError, Registry
 from ml_service.routes import NotFoundError, router
+from ml_service.scoreboard import Scoreboard
+from ml_service.scoreboard_routes import Reporter
+from ml_service.scoreboard_routes import router as scoreboard_router
 from ml_service.service import PredictionService
 
 log = structlog.get_logger(__name__)
@@ -84,23 +90,35 @@ async def on_unexpected(request: Request, error: Exception) -> Response:
 def create_app(settings: Settings, clock: Callable[[], datetime]) -> FastAPI:
     """The application. `clock` gives the real present (aware) and only ages what is cached; decisions use `as_of`."""
     client = DataServiceClient(settings.data_service_url, settings.data_timeout_s)
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await client.close()
-
-    app = FastAPI(title="Sauda predictions", version=version("sauda"), lifespan=lifespan)
-    app.state.service = PredictionService(
+    working = DataServiceClient(settings.data_service_url, WORK_TIMEOUT_S)
+    metrics = Metrics()
+    service = PredictionService(
         environment=settings.environment,
         registry=Registry(settings.data_dir, settings.model_trusted_keys),
         client=client,
+        board=Scoreboard(settings.data_dir, settings.environment, metrics.damaged),
+        metrics=metrics,
         ages=Ages(settings.model_age_days_max, settings.calibration_age_days_max),
         timeout_s=settings.data_timeout_s,
         cache_age_s_max=settings.cache_age_s_max,
         clock=clock,
     )
+    background = Background(service, working, settings.scoreboard_interval_s)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(background.run())
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await working.close()
+        await client.close()
+
+    app = FastAPI(title="Sauda predictions", version=version("sauda"), lifespan=lifespan)
+    app.state.service, app.state.reporter, app.state.background = service, Reporter(service), background
     app.include_router(router)
+    app.include_router(scoreboard_router)
     for error, handler in (
         (RequestValidationError, on_invalid),
         (HTTPException, on_http),

@@ -4,10 +4,15 @@ from datetime import date
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from contracts.common import Environment, Health, Problem, Wire
-from contracts.predictions import PredictionsReply, PredictionsRequest
+from contracts.common import Environment, Health, Instant, Problem, Symbol, Wire
+from contracts.predictions import (
+    HORIZON_SESSIONS_DEFAULT,
+    ExplanationReply,
+    PredictionsReply,
+    PredictionsRequest,
+)
 from ml_service.registry import Artefact, ArtefactError
 from ml_service.service import PredictionService
 
@@ -70,6 +75,27 @@ async def create_predictions(request: PredictionsRequest, service: Service) -> R
     reply = await service.predict(request)
     # Returned as bytes: the reply is already of the contract's shape, and validating it twice would double its cost.
     return Response(reply.model_dump_json(), media_type="application/json")
+
+
+AsOf = Annotated[Instant | None, Query(description="The market's present where it is left out.")]
+Horizon = Annotated[int, Query(ge=1, le=60)]
+
+
+@router.get("/v1/predictions/{symbol}", operation_id="getPrediction", responses=PROBLEMS)
+async def get_prediction(
+    symbol: Symbol, service: Service, as_of: AsOf = None, horizon_sessions: Horizon = HORIZON_SESSIONS_DEFAULT
+) -> PredictionsReply:
+    """As createPredictions, of one symbol."""
+    instant = as_of or await service.now()
+    return await service.predict(PredictionsRequest(symbols=[symbol], as_of=instant, horizon_sessions=horizon_sessions))
+
+
+@router.get("/v1/predictions/{symbol}/explanation", operation_id="explainPrediction", responses=PROBLEMS)
+async def explain_prediction(
+    symbol: Symbol, service: Service, as_of: AsOf = None, horizon_sessions: Horizon = HORIZON_SESSIONS_DEFAULT
+) -> ExplanationReply:
+    """Which features make the prediction what it is, and what the rules say."""
+    return await service.explain(symbol, as_of or await service.now(), horizon_sessions)
 
 
 def _summary(service: PredictionService, sha256: str, current: set[str]) -> ModelSummary:

@@ -7,25 +7,17 @@ import polars as pl
 
 from contracts.scoreboard import EventScore, Outcome, ReliabilityBin, Share
 from ml_service.calibrate import LOWER_BOUND_Z, Forecast
-from ml_service.evidence import MODES, Interval, Mode, accepts, clustered_interval, episodes_of
+from ml_service.evidence import (
+    MODES,
+    Interval,
+    Mode,
+    accepts,
+    clustered_interval,
+    episodes_of,
+    expected_calibration_error,
+    reliability,
+)
 from ml_service.labels import EVENTS, touch_name
-
-RELIABILITY_BINS = 10
-
-
-def reliability(stated: np.ndarray, hit: np.ndarray) -> list[ReliabilityBin]:
-    """Ten bins of equal width over the stated probability, lowest first; those that hold nothing are left out."""
-    number = np.minimum((stated * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
-    return [
-        ReliabilityBin(count=int(rows.sum()), stated=float(stated[rows].mean()), realised=float(hit[rows].mean()))
-        for rows in (number == n for n in range(RELIABILITY_BINS))
-        if rows.any()
-    ]
-
-
-def calibration_error(bins: list[ReliabilityBin]) -> float:
-    """Mean |stated − realised| over the bins, weighted by their counts (expected calibration error, Naeini 2015)."""
-    return sum(each.count * abs(each.stated - each.realised) for each in bins) / sum(each.count for each in bins)
 
 
 def event_score(rows: pl.DataFrame, strategy: str, event: str) -> EventScore | None:
@@ -42,7 +34,6 @@ def event_score(rows: pl.DataFrame, strategy: str, event: str) -> EventScore | N
     p, base = (matured[f"{kind}_{event}"].to_numpy() for kind in ("p", "base"))
     hit = matured[f"hit_{event}"].to_numpy().astype(float)
     brier, base_brier = float(np.mean((p - hit) ** 2)), float(np.mean((base - hit) ** 2))
-    bins = reliability(p, hit)
     return EventScore(
         strategy=strategy,
         event=event,
@@ -53,8 +44,8 @@ def event_score(rows: pl.DataFrame, strategy: str, event: str) -> EventScore | N
         brier=brier,
         base_brier=base_brier,
         brier_skill=1 - brier / base_brier if base_brier > 0 else 0.0,
-        calibration_error=calibration_error(bins),
-        bins=bins,
+        calibration_error=expected_calibration_error(p, hit),
+        bins=[ReliabilityBin.model_validate(each) for each in reliability(p, hit)],
     )
 
 

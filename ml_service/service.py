@@ -7,34 +7,45 @@ to data_service, and none within the same minute.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from functools import partial
 
+import polars as pl
 import structlog
 
 from contracts.common import Environment
-from contracts.predictions import Prediction, PredictionsReply, PredictionsRequest
+from contracts.predictions import (
+    ExplanationReply,
+    Prediction,
+    PredictionsReply,
+    PredictionsRequest,
+)
 from ml_service.client import IST, DataServiceClient, DataServiceError, within
-from ml_service.features import TAIL_SESSIONS
-from ml_service.model import LOGIC_VERSION
+from ml_service.drift import feature_bins
+from ml_service.features import FEATURES, TAIL_SESSIONS
+from ml_service.metrics import Metrics
+from ml_service.model import LOGIC_VERSION, STRATEGY
+from ml_service.monitor import State, state_of
 from ml_service.predict import (
     SESSION_AGE_DAYS_MAX,
     Abstention,
     Ages,
+    SessionAnswers,
+    answer_session,
+    explain,
     hold,
-    predict_universe,
     too_old,
 )
+from ml_service.present import FinishedSessions, Present
 from ml_service.registry import Artefact, ArtefactError, Registry
+from ml_service.scoreboard import Scoreboard, frozen_rows
 
 log = structlog.get_logger(__name__)
 
-PROBE_SYMBOLS = 5
-PROBE_DAYS = 15
 TAIL_DAYS = TAIL_SESSIONS * 365 // 240
 CACHED_SESSIONS_MAX = 8
-KNOWN_SPANS_MAX = 512
 
 
 @dataclass(frozen=True)
@@ -71,47 +82,58 @@ def choose(registry: Registry, environment: Environment, horizon: int, session: 
     return Chosen(earlier[-1], None) if earlier else Chosen(None, Abstention.NO_MODEL)
 
 
-class FinishedSessions:
-    """The last finished session as of an instant, remembered.
+def released(prediction: Prediction, state: State) -> Prediction:
+    """The prediction without the modes that the monitor holds."""
+    held = state.of(prediction.strategy, prediction.certified_modes)
+    if not held:
+        return prediction
+    return prediction.model_copy(
+        update={"certified_modes": [mode for mode in prediction.certified_modes if mode not in held]}
+    )
 
-    If the same session was the last one at two instants, it was at every instant between them, so what was learned at
-    one minute never answers for a later one.
-    """
 
-    def __init__(self, client: DataServiceClient, environment: Environment) -> None:
-        self._client, self._environment = client, environment
-        self._spans: OrderedDict[date, tuple[datetime, datetime]] = OrderedDict()
+def expiring(prediction: Prediction, until: datetime) -> Prediction:
+    """The prediction, not to be acted upon from `until` on unless it says so itself."""
+    return prediction if prediction.valid_until else prediction.model_copy(update={"valid_until": until})
 
-    async def last(self, symbols: list[str], as_of: datetime) -> date | None:
-        """Session date of the newest daily bar of a few symbols ended by `as_of`, to the minute; None without any."""
-        minute = as_of.astimezone(IST).replace(second=0, microsecond=0)
-        for session, (first, last) in self._spans.items():
-            if first <= minute <= last:
-                return session
-        today = minute.date()
-        source, frame = await self._client.bars(
-            symbols[:PROBE_SYMBOLS], today - timedelta(days=PROBE_DAYS), today, minute
-        )
-        if source is None or source.environment is not self._environment:
-            raise DataServiceError(f"data_service does not serve the {self._environment.value} market")
-        if frame.is_empty():
-            return None
-        session = max(frame["session"].to_list())
-        first, last = self._spans.get(session, (minute, minute))
-        self._spans[session] = (min(first, minute), max(last, minute))
-        if len(self._spans) > KNOWN_SPANS_MAX:
-            self._spans.popitem(last=False)
-        return session
+
+@dataclass
+class _Computed:
+    """What is known of one session by one model: `answers` as computed, and less what `state` holds once that is known.
+    `frozen`: the record has them."""
+
+    at: datetime
+    bars: pl.DataFrame
+    unadjusted: dict[str, date]
+    answers: SessionAnswers
+    state: State | None = None
+    predictions: dict[str, Prediction] = field(default_factory=dict)
+    candidates: dict[str, list[Prediction]] = field(default_factory=dict)
+    frozen: bool = False
+
+    def judge(self, state: State) -> None:
+        self.state = state
+        self.predictions = {symbol: released(each, state) for symbol, each in self.answers.predictions.items()}
+        self.candidates = {s: [released(each, state) for each in found] for s, found in self.answers.candidates.items()}
+
+    def all(self) -> Iterable[Prediction]:
+        yield from self.predictions.values()
+        for found in self.candidates.values():
+            yield from found
 
 
 @dataclass(frozen=True)
-class _Computed:
-    at: datetime
-    predictions: dict[str, Prediction]
+class _Answer:
+    """Which model answers a request, from which session on, or why it abstains."""
+
+    artefact: Artefact | None
+    through: date | None
+    computed: _Computed | None
+    otherwise: Abstention
 
 
 class PredictionService:
-    """Gathers what a request may know, and answers it. One per process."""
+    """Gathers what a request may know, answers it, and freezes what it answers about the present. One per process."""
 
     def __init__(
         self,
@@ -119,18 +141,24 @@ class PredictionService:
         environment: Environment,
         registry: Registry,
         client: DataServiceClient,
+        board: Scoreboard,
+        metrics: Metrics,
         ages: Ages,
         timeout_s: float,
         cache_age_s_max: float,
         clock: Callable[[], datetime],
     ) -> None:
-        self.environment, self.registry = environment, registry
-        self._client, self._ages, self._clock = client, ages, clock
+        self.environment, self.registry, self.board, self.metrics = environment, registry, board, metrics
+        self.ages = ages
+        self._client, self._clock = client, clock
         self._timeout_s = timeout_s
         self._cache_age_max = timedelta(seconds=cache_age_s_max)
         self._sessions = FinishedSessions(client, environment)
+        self.present = Present(client, self._sessions, environment)
+        self.frozen_anew = asyncio.Event()
+        """Set when something was frozen: the background task need not wait any longer."""
         self._computed: OrderedDict[tuple[date, str], _Computed] = OrderedDict()
-        self._lock = asyncio.Lock()
+        self._lock, self._explaining = asyncio.Lock(), asyncio.Lock()
 
     async def predict(self, request: PredictionsRequest) -> PredictionsReply:
         """One prediction per requested symbol. Raises DataServiceError where the bars cannot be had in time.
@@ -138,56 +166,164 @@ class PredictionService:
         The deadline includes waiting for another request that is fetching the same session.
         """
         async with within(self._timeout_s):
-            return await self._predict(request)
+            reply = self._reply(request, await self._answer(request.as_of, request.horizon_sessions))
+        self.metrics.served(reply.predictions.values())
+        for found in reply.candidates.values():
+            self.metrics.served(found)
+        return reply
 
-    async def _predict(self, request: PredictionsRequest) -> PredictionsReply:
-        day = request.as_of.astimezone(IST).date()
-        chosen = choose(self.registry, self.environment, request.horizon_sessions, day)
+    async def now(self) -> datetime:
+        """The market's present instant. Raises DataServiceError."""
+        return (await self._client.clock()).now
+
+    async def explain(self, symbol: str, as_of: datetime, horizon: int) -> ExplanationReply:
+        """Why the prediction of one symbol is what it is; computed when asked. Raises DataServiceError."""
+        request = PredictionsRequest(symbols=[symbol], as_of=as_of, horizon_sessions=horizon)
+        async with within(self._timeout_s):
+            answer = await self._answer(as_of, horizon)
+            reply = self._reply(request, answer)
+            prediction = reply.predictions[symbol]
+            reply_of = partial(
+                ExplanationReply,
+                environment=self.environment,
+                as_of=as_of,
+                model_version=reply.model_version,
+                features_through=reply.features_through,
+                prediction=prediction,
+            )
+            if not (answer.artefact and answer.computed and answer.through and prediction.confidence is not None):
+                return reply_of(event=prediction.confidence_kind)
+            async with self._explaining:
+                known = answer.computed
+                why = await asyncio.to_thread(
+                    explain, answer.artefact, known.bars, answer.through, symbol, known.unadjusted
+                )
+        return reply_of(
+            event=why.event, intercept=why.intercept, contributions=why.contributions, rest=why.rest, votes=why.votes
+        )
+
+    async def freeze_shadows(self, through: date, as_of: datetime) -> None:
+        """Compute and freeze what the shadow models would have answered. Raises ArtefactError, DataServiceError."""
+        day = as_of.astimezone(IST).date()
+        for plan, slot in self.registry.slots(self.environment).items():
+            if slot.shadow is None:
+                continue
+            artefact = self.registry.load_for(slot.shadow, self.environment, plan)
+            if artefact.trained_through < day and not too_old(artefact, day, self.ages):
+                await self._of_session(artefact, through, as_of, shadow=True)
+
+    def forget_states(self) -> None:
+        """New outcomes are known: judge anew at the next request."""
+        for computed in self._computed.values():
+            computed.state = None
+
+    async def _answer(self, as_of: datetime, horizon: int) -> _Answer:
+        day = as_of.astimezone(IST).date()
+        chosen = choose(self.registry, self.environment, horizon, day)
         if chosen.artefact is None:
-            return self._reply(request, None, None, {}, chosen.reason or Abstention.NO_MODEL)
+            return _Answer(None, None, None, chosen.reason or Abstention.NO_MODEL)
         artefact = chosen.artefact
-        if too_old(artefact, day, self._ages):
-            return self._reply(request, artefact, None, {}, Abstention.MODEL_TOO_OLD)
-        through = await self._sessions.last(artefact.manifest["universe"], request.as_of)
+        if too_old(artefact, day, self.ages):
+            return _Answer(artefact, None, None, Abstention.MODEL_TOO_OLD)
+        through = await self._sessions.last(artefact.manifest["universe"], as_of)
         if through is None or (day - through).days > SESSION_AGE_DAYS_MAX:
-            return self._reply(request, artefact, through, {}, Abstention.STALE_BARS)
-        known = await self._of_session(artefact, through, request.as_of)
-        return self._reply(request, artefact, through, known, Abstention.UNKNOWN_SYMBOL)
+            return _Answer(artefact, through, None, Abstention.STALE_BARS)
+        computed = await self._of_session(artefact, through, as_of)
+        return _Answer(artefact, through, computed, Abstention.UNKNOWN_SYMBOL)
 
-    async def _of_session(self, artefact: Artefact, through: date, as_of: datetime) -> dict[str, Prediction]:
+    async def _of_session(
+        self, artefact: Artefact, through: date, as_of: datetime, *, shadow: bool = False
+    ) -> _Computed:
         key = (through, artefact.sha256)
         async with self._lock:
             computed = self._computed.get(key)
             if computed is None or self._clock() - computed.at > self._cache_age_max:
-                universe = artefact.manifest["universe"]
-                _, bars = await self._client.bars(universe, through - timedelta(days=TAIL_DAYS), through, as_of)
-                predictions = await asyncio.to_thread(predict_universe, artefact, bars, through)
-                computed = self._computed[key] = _Computed(self._clock(), predictions)
+                with self.metrics.computing():
+                    computed = await self._compute(artefact, through, as_of)
+                self._computed[key] = computed
                 if len(self._computed) > CACHED_SESSIONS_MAX:
                     self._computed.popitem(last=False)
-            return computed.predictions
+            if computed.state is None:
+                computed.judge(await asyncio.to_thread(state_of, self.board, artefact, through))
+            if not computed.frozen:
+                computed.frozen = await self._freeze(artefact, computed, through, as_of, shadow)
+            return computed
 
-    def _reply(
-        self,
-        request: PredictionsRequest,
-        artefact: Artefact | None,
-        through: date | None,
-        known: dict[str, Prediction],
-        otherwise: Abstention,
-    ) -> PredictionsReply:
-        horizon = request.horizon_sessions
+    async def _compute(self, artefact: Artefact, through: date, as_of: datetime) -> _Computed:
+        universe = artefact.manifest["universe"]
+        found = await self._client.history(universe, through - timedelta(days=TAIL_DAYS), through, as_of)
+        days = {symbol: [action.ex_date for action in actions] for symbol, actions in found.unadjusted.items()}
+        unadjusted = {
+            symbol: max(known) for symbol, each in days.items() if (known := [d for d in each if d <= through])
+        }
+        answers = await asyncio.to_thread(answer_session, artefact, found.bars, through, unadjusted)
+        return _Computed(self._clock(), found.bars, unadjusted, answers)
+
+    async def _freeze(
+        self, artefact: Artefact, computed: _Computed, through: date, as_of: datetime, shadow: bool
+    ) -> bool:
+        """Put what is about to be served into the record, if it is about the market's present; whether it is there.
+
+        An answer is not withheld because it could not be frozen: that is logged, counted, and tried again.
+        """
+        try:
+            served_at = await self.present.instant(artefact.manifest["universe"], through, as_of)
+            if served_at is None:
+                return False
+            rows = frozen_rows(
+                computed.all(),
+                session=through,
+                version=artefact.version,
+                manifest=artefact.manifest,
+                served_at=served_at,
+                shadow=shadow,
+            )
+            added = await asyncio.to_thread(self.board.frozen.add, through, artefact.version, rows)
+            if added:
+                await asyncio.to_thread(self._freeze_features, artefact, computed.answers, through)
+                if not shadow:
+                    self.frozen_anew.set()
+        except (DataServiceError, OSError) as error:
+            log.error("not_frozen", session=str(through), version=artefact.version, why=str(error))
+            self.metrics.not_frozen()
+            return False
+        return True
+
+    def _freeze_features(self, artefact: Artefact, answers: SessionAnswers, through: date) -> None:
+        trained = artefact.manifest.get("feature_drift")
+        if not trained or not len(answers.features):
+            return
+        bins = feature_bins(answers.features, FEATURES, trained["deciles"]).select(
+            pl.lit(through).alias("session"), pl.lit(artefact.version).alias("version"), pl.all()
+        )
+        self.board.features.add(through, artefact.version, bins)
+
+    def _reply(self, request: PredictionsRequest, answer: _Answer) -> PredictionsReply:
+        artefact, computed, horizon = answer.artefact, answer.computed, request.horizon_sessions
         unknown = set(request.symbols) - set(artefact.manifest["universe"]) if artefact else set()
+        known = computed.predictions if computed else {}
+        proposed = computed.candidates if computed else {}
+        certified = artefact.certified_modes if artefact else []
+        held = computed.state.of(STRATEGY, certified) if computed and computed.state else {}
+        until = datetime.combine(request.as_of.astimezone(IST).date() + timedelta(days=1), time(), IST)
         return PredictionsReply.model_construct(
             environment=self.environment,
             as_of=request.as_of,
             model_version=artefact.version if artefact else None,
             logic_version=LOGIC_VERSION,
             trained_through=artefact.trained_through if artefact else None,
-            features_through=through,
-            certified_modes=artefact.certified_modes if artefact else [],
+            features_through=answer.through,
+            certified_modes=[mode for mode in certified if mode not in held],
+            held_modes=held,
             predictions={
-                symbol: known.get(symbol)
-                or hold(symbol, horizon, Abstention.UNKNOWN_SYMBOL if symbol in unknown else otherwise)
+                symbol: expiring(known[symbol], until)
+                if symbol in known
+                else hold(symbol, horizon, Abstention.UNKNOWN_SYMBOL if symbol in unknown else answer.otherwise)
                 for symbol in request.symbols
+            },
+            candidates={
+                symbol: [expiring(each, until) for each in proposed[symbol]]
+                for symbol in request.symbols
+                if proposed.get(symbol)
             },
         )

@@ -163,9 +163,9 @@ def test_what_became_known_later_changes_no_earlier_state() -> None:
 
 
 def test_another_horizons_record_and_shadows_hold_nothing(board: Scoreboard) -> None:
-    failing = rows_of([False] * 150)
-    assert held_at(failing, 149)
-    assert held_at(failing.with_columns(horizon=pl.lit(20, dtype=pl.Int64)), 149) == {}
+    failing = rows_of([False] * 250)
+    assert held_at(failing, 249)
+    assert held_at(failing.with_columns(horizon=pl.lit(20, dtype=pl.Int64)), 249) == {}
     for number in range(HORIZON * (HOLD_EPISODES_MIN + 1)):
         write(board, number, 999, good=False, shadow=True)
     assert state_of(board, artefact(), day(300)).held == {}

@@ -16,8 +16,8 @@ from contracts.common import Environment, Problem
 from contracts.predictions import PredictionsReply
 from ml_service.config import Settings
 from ml_service.main import create_app
+from ml_service.model import STRATEGY
 from ml_service.registry import Artefact, Registry
-from ml_service.train import Trained
 
 Client = httpx.AsyncClient
 
@@ -93,12 +93,13 @@ async def test_a_request_costs_one_small_question_a_minute(
         [c for c in bar_server.calls if len(c.symbols) == 40],
         [c for c in bar_server.calls if len(c.symbols) == 5],
     )
-    assert (len(universe), len(probes)) == (1, 1)
+    # The second small question was which session the market's present knows: it is asked once.
+    assert (len(universe), len(probes), bar_server.clock_calls) == (1, 2, 1)
     for minute in range(1, 31):
         await ask(client, at(days[-3], 11, minute))
     await ask(client, at(days[-3], 11, 7, 30))
     universe = [call for call in bar_server.calls if len(call.symbols) == 40]
-    assert (len(universe), len(bar_server.calls)) == (1, 32)
+    assert (len(universe), len(bar_server.calls), bar_server.clock_calls) == (1, 33, 1)
 
 
 async def test_cached_answers_take_milliseconds(client: Client, days: list[date]) -> None:
@@ -116,10 +117,24 @@ async def test_cached_answers_take_milliseconds(client: Client, days: list[date]
 async def test_nothing_asked_of_the_data_lies_after_as_of(
     client: Client, bar_server: BarServer, days: list[date]
 ) -> None:
-    as_of = at(days[-3], 12, 0, 30)
+    as_of = bar_server.now = at(days[-3], 12, 0, 30)
     await ask(client, as_of)
-    assert bar_server.calls
+    assert len(bar_server.calls) == 2
     assert all(call.as_of <= as_of and call.through <= days[-3] and call.adjusted for call in bar_server.calls)
+
+
+async def test_the_markets_present_influences_no_answer_about_the_past(
+    started: Callable[..., Client], artefact: Artefact, bar_server: BarServer, days: list[date]
+) -> None:
+    """The clock and a few bars of the present are looked at to know what to freeze, and for nothing else."""
+    as_of = at(days[-8], 12, 0)
+    replies = []
+    for now in (as_of, at(days[-1], 16, 0)):
+        bar_server.now = now
+        async with started() as http:
+            replies.append(await ask(http, as_of, [f"SIM{i:02d}" for i in range(40)]))
+    assert replies[0] == replies[1]
+    assert all(call.as_of <= as_of for call in bar_server.calls if len(call.symbols) == 40)
 
 
 async def test_a_model_is_never_asked_about_days_it_was_trained_on(client: Client, days: list[date]) -> None:
@@ -130,7 +145,7 @@ async def test_a_model_is_never_asked_about_days_it_was_trained_on(client: Clien
 
 
 async def test_an_earlier_model_answers_for_an_earlier_day(
-    client: Client, registry: Registry, trained: Trained, artefact: Artefact, days: list[date]
+    client: Client, registry: Registry, artefact: Artefact, days: list[date]
 ) -> None:
     for provider, through in (("older", days[-60]), ("oldest", days[-90])):
         dates = {
@@ -138,7 +153,7 @@ async def test_an_earlier_model_answers_for_an_earlier_day(
             "calibrated_through": through.isoformat(),
             "provider": provider,
         }
-        earlier = registry.register(trained.model, trained.calibration, artefact.manifest | dates)
+        earlier = registry.register(artefact.models, artefact.calibrations, artefact.manifest | dates)
     assert (await ask(client, at(days[-40], 11, 0))).trained_through == days[-60]
     assert (await ask(client, at(days[-70], 11, 0))).model_version == earlier.version
     assert (await ask(client, at(days[-5], 11, 0))).model_version == artefact.version
@@ -277,7 +292,7 @@ async def test_cards_show_the_record(client: Client, artefact: Artefact) -> None
     assert listed["models"][0]["certified_modes"] == artefact.certified_modes
     card = (await client.get(f"/v1/models/{artefact.version}")).json()
     assert card["current"] is True
-    assert card["manifest"]["modes"]["aggressive"]["episodes"] >= 20
+    assert card["manifest"]["strategies"][STRATEGY]["modes"]["aggressive"]["episodes"] >= 20
     missing = await client.get("/v1/models/" + "0" * 12)
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
     unrouted = await client.get("/v1/nothing")

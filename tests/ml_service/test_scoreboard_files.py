@@ -2,8 +2,11 @@
 
 import multiprocessing
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -168,9 +171,9 @@ def test_a_crash_before_the_rename_leaves_nothing(board: Scoreboard, monkeypatch
     drafts = list(board.frozen.root.glob(".draft-*"))
     assert len(drafts) == 1
     assert board.read().is_empty()
-    assert board.frozen.add(DAY, VERSION, frozen(DAY, ["TCS"])) == 1
+    assert board.frozen.add(DAY, VERSION, frozen(DAY, ["INFY"])) == 1
     assert not list(board.frozen.root.glob(".draft-*"))
-    assert board.read().height == 1
+    assert board.read()["symbol"].to_list() == ["INFY"]
 
 
 def test_files_per_session_are_bounded(board: Scoreboard) -> None:
@@ -200,6 +203,28 @@ def test_processes_that_race_freeze_each_symbol_once(tmp_path: Path) -> None:
     rows = Scoreboard(tmp_path, Environment.SIMULATED).read()
     assert rows["symbol"].n_unique() == rows.height == 43
     assert rows.filter(pl.col("symbol").str.starts_with("S"))["expected"].n_unique() == 1
+
+
+def test_a_writer_waits_for_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (Scoreboard(tmp_path, Environment.SIMULATED).frozen for _ in range(2))
+    writing, let_go = threading.Event(), threading.Event()
+    write = first._write
+
+    def slowly(*arguments: Any) -> None:
+        writing.set()
+        assert let_go.wait(30)
+        write(*arguments)
+
+    monkeypatch.setattr(first, "_write", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(first.add, DAY, VERSION, frozen(DAY, ["TCS"], expected=0.01))
+        assert writing.wait(30)
+        two = pool.submit(second.add, DAY, VERSION, frozen(DAY, ["TCS"], expected=0.02))
+        done, _ = wait([two], timeout=0.3)
+        let_go.set()
+        assert not done
+        assert (one.result(30), two.result(30)) == (1, 0)
+    assert second.read(second.parts())["expected"].to_list() == [0.01]
 
 
 def test_columns_that_older_code_did_not_know_read_as_null(board: Scoreboard) -> None:

@@ -2,19 +2,16 @@
 
 import math
 from datetime import date, timedelta
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from frozen_record import frozen, outcomes
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ml_service.evidence import MODES
 from ml_service.labels import EVENTS
-from ml_service.scores import calibration_error, event_score, event_scores, mode_records, reliability, share
+from ml_service.scores import event_score, event_scores, mode_records, share
 
 FIRST = date(2022, 1, 3)
 HORIZON = 10
@@ -161,19 +158,6 @@ def test_rows_without_a_probability_or_base_rate_are_not_scored() -> None:
     assert whole is not None
     assert half.matured * 2 == whole.matured
     assert event_score(rows.with_columns(base_net_profit=None), "momentum", "net_profit") is None
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=200))
-@settings(max_examples=80)
-def test_bins_hold_every_row_once(pairs: list[tuple[float, bool]]) -> None:
-    stated, hit = np.array([p for p, _ in pairs]), np.array([float(h) for _, h in pairs])
-    bins = reliability(stated, hit)
-    assert sum(each.count for each in bins) == len(pairs)
-    assert len(bins) <= 10
-    assert sum(each.count * each.stated for each in bins) == pytest.approx(stated.sum(), abs=1e-9)
-    assert sum(each.count * each.realised for each in bins) == pytest.approx(hit.sum(), abs=1e-9)
-    assert all(later.stated >= each.stated for each, later in pairwise(bins))
-    assert 0 <= calibration_error(bins) <= 1
 
 
 def test_a_base_rate_that_is_always_right_leaves_no_skill_to_show() -> None:
