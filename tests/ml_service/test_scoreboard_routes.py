@@ -17,9 +17,11 @@ from contracts.predictions import ExplanationReply, PredictionsReply
 from contracts.scoreboard import FrozenPrediction, FrozenPredictionsReply, ScoreboardReply
 from ml_service import lifecycle
 from ml_service.background import Background
+from ml_service.client import DataServiceClient
 from ml_service.config import Settings
 from ml_service.labels import EVENTS
 from ml_service.main import create_app
+from ml_service.maturing import mature
 from ml_service.model import STRATEGY
 from ml_service.predict import Ages
 from ml_service.registry import Artefact, Registry
@@ -130,7 +132,7 @@ async def test_what_is_served_is_what_is_frozen(process: Process, bar_server: Ba
 
 async def test_only_the_markets_present_is_frozen(process: Process, bar_server: BarServer, days: list[date]) -> None:
     bar_server.now = at(days[-5], 11)
-    for as_of in (at(days[-20], 11), at(days[-6], 15), at(days[-5], 15, 31), at(days[-4], 9)):
+    for as_of in (at(days[-20], 11), at(days[-6], 15), at(days[-5], 11, 2), at(days[-5], 15, 31), at(days[-4], 9)):
         assert (await process.ask(as_of)).features_through is not None
     assert await process.entries() == []
     await process.ask(at(days[-6], 15, 30))
@@ -246,6 +248,27 @@ async def test_outcomes_come_with_the_horizons_end_and_survive_a_restart(
     await again.background.round()
     assert await again.entries() == entries
     assert (await again.scoreboard()).events == (await process.scoreboard()).events
+
+
+async def test_a_round_does_nothing_until_a_session_ends_or_something_is_frozen(
+    process: Process, bar_server: BarServer, days: list[date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[date] = []
+
+    async def noting(board: Scoreboard, client: DataServiceClient, through: date, as_of: datetime) -> int:
+        looked.append(through)
+        return await mature(board, client, through, as_of)
+
+    monkeypatch.setattr("ml_service.background.mature", noting)
+    for _ in range(3):
+        await process.background.round()
+    await process.ask(bar_server.now)  # pyright: ignore[reportArgumentType]
+    for _ in range(3):
+        await process.background.round()
+    bar_server.now = at(days[SERVED + 1], 15, 30)
+    for _ in range(3):
+        await process.background.round()
+    assert looked == [days[SERVED], days[SERVED], days[SERVED + 1]]
 
 
 async def test_an_outcome_falls_due_without_a_model_too(
