@@ -9,6 +9,8 @@ from contracts.common import Environment, Instant, Symbol, Wire
 
 
 class Outcome(StrEnum):
+    """What is known of a prediction's plan by now."""
+
     PENDING = "pending"
     MATURED = "matured"
     UNSCORABLE = "unscorable"
