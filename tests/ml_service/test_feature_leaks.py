@@ -1,0 +1,172 @@
+"""Nothing that a model sees of a session knows of a later one, of an outcome, or of how the history was adjusted."""
+
+import ast
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from synthetic_market import simulate
+
+from ml_service import features
+from ml_service.features import FEATURES, compute_features, eligible, with_members
+from ml_service.labels import make_labels
+from tests.evaluation.leaks import DISTURBANCES, disagreement, halved, leaks, tail_disagreement, visible
+
+MEMBERS = 5
+SESSIONS = 530
+
+
+@pytest.fixture(scope="module")
+def bars() -> pl.DataFrame:
+    """Eight symbols of very different turnover, one of them listed late, with a day missing here and there."""
+    found = simulate(1.0, symbols=8, sessions=SESSIONS, seed=11)
+    size = pl.col("symbol").str.slice(3).cast(pl.Int64)
+    days = found["session"].unique().sort()
+    late = (pl.col("symbol") == "SIM07") & (pl.col("session") < days[120])
+    missing = (pl.col("symbol") == "SIM02") & pl.col("session").is_in([days[300], days[301], days[500]])
+    gap = pl.Series(np.random.default_rng(3).normal(1, 0.004, found.height))
+    return found.with_columns(
+        pl.col("open") * gap,
+        pl.max_horizontal("high", pl.col("open") * gap).alias("high"),
+        pl.min_horizontal("low", pl.col("open") * gap).alias("low"),
+        ((1 + size) * pl.col("volume")).alias("volume"),
+    ).filter(~late & ~missing)
+
+
+@pytest.fixture(scope="module")
+def seen(bars: pl.DataFrame) -> pl.DataFrame:
+    return visible(bars, MEMBERS)
+
+
+def session_of(bars: pl.DataFrame, number: int) -> date:
+    return bars["session"].unique().sort()[number]
+
+
+def test_there_is_something_to_leak_into(seen: pl.DataFrame) -> None:
+    assert len(FEATURES) == 84
+    assert set(FEATURES) <= set(seen.columns)
+    assert seen["eligible"].sum() > 1000
+    assert 0 < seen["member"].sum() < seen.height
+    values = seen.filter("eligible").select(pl.col(FEATURES).n_unique()).row(0, named=True)
+    assert min(values.values()) >= MEMBERS, values
+
+
+@pytest.mark.parametrize("disturbance", DISTURBANCES)
+@settings(max_examples=3, deadline=None, phases=[Phase.generate])
+@given(number=st.integers(262, SESSIONS - 2), seed=st.integers(0, 2**32 - 1))
+def test_what_comes_later_changes_no_bit(
+    bars: pl.DataFrame, seen: pl.DataFrame, disturbance: str, number: int, seed: int
+) -> None:
+    found = leaks(bars, session_of(bars, number), DISTURBANCES[disturbance], MEMBERS, seed, seen)
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("name", "leaked", "shown_by"),
+    [
+        ("body", pl.col("close").shift(-1).over("symbol") / pl.col("close"), {"truncated", "repriced"}),
+        ("rank_5", pl.col("volume").mean().over("symbol"), set(DISTURBANCES) - {"listed"}),
+        ("market_1", pl.col("symbol").n_unique().cast(pl.Float64), {"listed"}),
+    ],
+)
+def test_a_planted_leak_is_reported(
+    bars: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, name: str, leaked: pl.Expr, shown_by: set[str]
+) -> None:
+    honest = features.compute_features
+    monkeypatch.setattr(features, "compute_features", lambda frame: honest(frame).with_columns(leaked.alias(name)))
+    session = session_of(bars, 400)
+    found = {one for one, disturb in DISTURBANCES.items() if name in leaks(bars, session, disturb, MEMBERS)}
+    assert found >= shown_by
+
+
+def test_membership_that_knows_the_end_is_reported(bars: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    def final_members(frame: pl.DataFrame, symbols_max: int) -> pl.DataFrame:
+        last = with_members(frame, symbols_max).sort("session").group_by("symbol").agg(pl.col("member").last())
+        return frame.join(last, on="symbol").sort("symbol", "session")
+
+    monkeypatch.setattr("tests.evaluation.leaks.with_members", final_members)
+    found = leaks(bars, session_of(bars, 400), DISTURBANCES["promoted"], MEMBERS)
+    assert {"member", "eligible", "rank_20", "market_1"} <= set(found)
+
+
+def test_serving_reads_a_tail_and_sees_the_same(bars: pl.DataFrame) -> None:
+    assert tail_disagreement(bars, MEMBERS) < 1e-6
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.evaluation.leaks.TAIL_SESSIONS", 250)
+        assert tail_disagreement(bars, MEMBERS) > 1e-6, "a shorter tail is another history"
+
+
+def test_adjusting_the_whole_history_again_changes_nothing(bars: pl.DataFrame, seen: pl.DataFrame) -> None:
+    assert disagreement(seen, visible(halved(bars), MEMBERS)) < 1e-6
+    level = bars.with_columns(pl.col("close") * 0.5)
+    assert disagreement(seen, visible(level, MEMBERS)) > 1e-6, "only the close moved, which is no adjustment"
+
+
+def test_adjusting_one_share_again_changes_nothing_of_any_other(bars: pl.DataFrame, seen: pl.DataFrame) -> None:
+    one = pl.col("symbol") == "SIM05"
+    split = pl.concat([halved(bars.filter(one)), bars.filter(~one)])
+    assert disagreement(seen, visible(split, MEMBERS)) < 1e-6
+
+
+def test_features_and_rules_never_read_an_outcome(bars: pl.DataFrame) -> None:
+    folder = Path(features.__file__).parent
+    for module in (folder / "features.py", *(folder / "strategies").glob("*.py")):
+        imported = {
+            name
+            for node in ast.walk(ast.parse(module.read_text()))
+            if isinstance(node, ast.ImportFrom | ast.Import)
+            for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+        }
+        assert not {"ml_service.labels", "labels", "make_labels"} & imported, module.name
+    told = bars.sort("symbol", "session")
+    outcome = make_labels(compute_features(told), 10)
+    with_outcome = told.with_columns(
+        pl.Series("gross", outcome.gross), pl.Series("net_profit", outcome.events["bracket"])
+    )
+    plain, informed = (compute_features(frame).select(FEATURES) for frame in (told, with_outcome))
+    assert informed.equals(plain)
+
+
+def leaning(frame: pl.DataFrame) -> float:
+    """The largest |correlation| of any feature with the plan's outcome, over eligible rows whose outcome is known."""
+    outcome = make_labels(frame, 10)
+    keep = frame.select(eligible().fill_null(False)).to_series().to_numpy() & outcome.known
+    x = frame.select(FEATURES).to_numpy()[keep]
+    scaled = outcome.gross[keep] / frame["atr_fraction"].to_numpy()[keep]
+    spread = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-12)
+    return float(np.abs(spread.T @ (scaled - scaled.mean()) / len(scaled) / scaled.std()).max())
+
+
+def test_in_a_random_walk_no_feature_leans_to_the_outcome() -> None:
+    frame = compute_features(simulate(0.0, symbols=12, sessions=800, seed=4))
+    assert leaning(frame) < 0.25
+    ahead = pl.col("close").shift(-5).over("symbol") / pl.col("close") - 1
+    assert leaning(frame.with_columns(ahead.fill_null(0.0).alias("body"))) > 0.5
+
+
+def test_members_are_those_known_at_each_session() -> None:
+    bars = simulate(1.0, symbols=4, sessions=700, seed=2)
+    days = bars["session"].unique().sort()
+    size = {"SIM00": 4e6, "SIM01": 3e6, "SIM02": 1e6, "SIM03": 0.5e6}
+    gone = (pl.col("symbol") == "SIM00") & (pl.col("session") > days[499])
+    risen = (pl.col("symbol") == "SIM03") & (pl.col("session") >= days[300])
+    volume = pl.col("symbol").replace_strict(size, return_dtype=pl.Float64)
+    market = bars.filter(~gone).with_columns(
+        pl.lit(500.0).alias("close"), pl.when(risen).then(volume * 100).otherwise(volume).alias("volume")
+    )
+    member = {
+        (symbol, day): flag
+        for symbol, day, flag in with_members(market, 2).select("symbol", "session", "member").rows()
+    }
+
+    def at(number: int) -> set[str]:
+        return {symbol for symbol in size if member.get((symbol, days[number]), False)}
+
+    assert at(58) == set(), "sixty sessions are needed to know"
+    assert at(59) == at(299) == at(423) == {"SIM00", "SIM01"}, "one that grows is not one yet"
+    assert at(424) == at(499) == {"SIM00", "SIM03"}, "half of its last 250 sessions were large"
+    assert at(500) == at(699) == {"SIM01", "SIM03"}, "one that was delisted was one as long as it traded"
