@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV=.venv $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: run test test-crash check format generate bench lock setup clean
+.PHONY: run test test-crash check format generate bench eval default-model lock setup clean
 
 run: setup
 	@exec $(BIN)/sauda up $(ARGS)
@@ -31,6 +31,13 @@ format: setup
 # Files written from the code: .env.example, data_service/reference/sessions.csv.
 generate: setup
 	$(BIN)/python -m sauda check --write
+
+eval: setup
+	$(BIN)/python -m tests.evaluation $(ARGS)
+
+# The model that a fresh checkout trades on: train it anew after a change of features, labels or logic.
+default-model: setup
+	$(BIN)/python -m tests.evaluation.ship
 
 bench: setup
 	$(BIN)/python -m tests.bench $(ARGS)

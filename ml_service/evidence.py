@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit
-from scipy.stats import rankdata
+from scipy.stats import kurtosis, norm, rankdata, skew
 from sklearn.metrics import roc_auc_score
 
 from ml_service.calibrate import Forecast
@@ -61,14 +61,31 @@ def clustered_interval(values: np.ndarray, cluster: np.ndarray) -> Interval:
     return Interval(mean, mean - INTERVAL_Z * error, mean + INTERVAL_Z * error)
 
 
+def reliability(probability: np.ndarray, hit: np.ndarray) -> list[dict[str, float]]:
+    """Ten bins of equal width of the stated probability: rows, mean stated, share realised; empty ones left out."""
+    place = np.clip((probability * ECE_BINS).astype(int), 0, ECE_BINS - 1)
+    return [
+        {"count": int(rows.sum()), "stated": float(probability[rows].mean()), "realised": float(hit[rows].mean())}
+        for rows in (place == one for one in range(ECE_BINS))
+        if rows.any()
+    ]
+
+
 def expected_calibration_error(probability: np.ndarray, hit: np.ndarray) -> float:
-    """Mean |stated − realised| over ten bins of equal size (Naeini et al. 2015)."""
+    """Mean |stated − realised| over ten bins of equal width (Guo et al. 2017), weighted by their rows."""
+    bins = reliability(probability, hit)
+    return float(sum(one["count"] * abs(one["stated"] - one["realised"]) for one in bins) / len(probability))
+
+
+def calibration_error_by_size(probability: np.ndarray, hit: np.ndarray) -> float:
+    """Mean |stated − realised| over ten bins of equal size (Naeini et al. 2015). Where a probability hardly varies, its
+    bins are stretches of time, and this measures the years' luck rather than the calibration."""
     bins = np.array_split(np.argsort(probability, kind="stable"), ECE_BINS)
     gaps = [len(rows) * abs(probability[rows].mean() - hit[rows].mean()) for rows in bins if len(rows)]
     return float(sum(gaps) / len(probability))
 
 
-def event_metrics(score: np.ndarray, stated: np.ndarray, hit: np.ndarray, base: np.ndarray) -> dict[str, float]:
+def event_metrics(score: np.ndarray, stated: np.ndarray, hit: np.ndarray, base: np.ndarray) -> dict[str, Any]:
     """Base rate, AUC, Brier score and skill against `base` (the rate known at the time), ECE before and after Platt.
 
     `score` is in log odds. AUC is of the scores: a calibration that has gone flat would hide a ranking gone wrong.
@@ -76,13 +93,18 @@ def event_metrics(score: np.ndarray, stated: np.ndarray, hit: np.ndarray, base: 
     raw = expit(score)
     brier = float(np.mean((stated - hit) ** 2))
     reference = float(np.mean((base - hit) ** 2))
+    both = hit.any() and not hit.all()
     return {
         "base_rate": float(hit.mean()),
-        "auc": float(roc_auc_score(hit, score)),
+        "trailing_base_rate": float(base.mean()),
+        "auc": float(roc_auc_score(hit, score)) if both else None,
         "brier": brier,
-        "brier_skill": 1 - brier / reference,
+        "base_brier": reference,
+        "brier_skill": 1 - brier / reference if reference > 0 else None,
         "ece_raw": expected_calibration_error(raw, hit),
         "ece": expected_calibration_error(stated, hit),
+        "ece_equal_size": calibration_error_by_size(stated, hit),
+        "reliability": reliability(stated, hit),
     }
 
 
@@ -108,7 +130,8 @@ def accepts(mode: Mode, forecast: Forecast) -> np.ndarray:
     return (forecast.expected >= mode.net_return) & confident & (forecast.lower > 0)
 
 
-def _finite(interval: Interval) -> dict[str, float | None]:
+def finite(interval: Interval) -> dict[str, float | None]:
+    """The interval with null for an infinite bound."""
     return {name: value if np.isfinite(value) else None for name, value in asdict(interval).items()}
 
 
@@ -137,8 +160,8 @@ def judge_mode(
         "sessions": len(np.unique(session[rows])),
         "stated": float(forecast.events[event][rows].mean()),
         "stated_net": float(forecast.expected[rows].mean()),
-        "hit_rate": _finite(hit),
-        "net": _finite(earned),
+        "hit_rate": finite(hit),
+        "net": finite(earned),
         "profitable": float(hits["net_profit"][rows].mean()),
     }
     if report["episodes"] < EPISODES_MIN:
@@ -150,14 +173,19 @@ def judge_mode(
     return report | {"certified": True, "verdict": "certified"}
 
 
-def judge_rule(vote: np.ndarray, net: np.ndarray, session: np.ndarray, horizon: int) -> dict[str, Any]:
-    """A rule's record over the same rows as the model: how often it fired and what the plan then earned."""
-    if not vote.any():
-        return {"candidates": 0, "episodes": 0}
-    episode = episodes_of(session[vote], horizon)
-    return {
-        "candidates": int(vote.sum()),
-        "episodes": int(episode.max()) + 1,
-        "profitable": _finite(clustered_interval((net[vote] > 0).astype(float), episode)),
-        "net": _finite(clustered_interval(net[vote], episode)),
-    }
+def deflated_sharpe(returns: np.ndarray, trials: int) -> float | None:
+    """P(the true Sharpe ratio of independent `returns` is above what the best of `trials` worthless ones would show).
+
+    Bailey and López de Prado (2014), with the variance of the trials' ratios taken as that of a worthless one's
+    estimate, 1 / (n − 1). None under five returns or without spread.
+    """
+    n, spread = len(returns), float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0
+    if n < 5 or spread <= 0:
+        return None
+    ratio = float(np.mean(returns)) / spread
+    gamma, best = np.euler_gamma, 0.0
+    if trials > 1:
+        best = (1 - gamma) * norm.ppf(1 - 1 / trials) + gamma * norm.ppf(1 - 1 / (trials * np.e))
+    threshold = best * (1 / (n - 1)) ** 0.5
+    shape = 1 - skew(returns) * ratio + (kurtosis(returns, fisher=False) - 1) / 4 * ratio**2
+    return float(norm.cdf((ratio - threshold) * (n - 1) ** 0.5 / max(shape, 1e-9) ** 0.5))

@@ -30,19 +30,22 @@ def touch_name(level: float) -> str:
     return f"touch_{level:g}"
 
 
-EVENTS = ("net_profit", *(touch_name(level) for level in TOUCH_LEVELS))
+EVENTS = ("net_profit", "bracket", *(touch_name(level) for level in TOUCH_LEVELS))
+"""`net_profit`: the plan ends above zero net; `bracket`: the target is met before the stop, within the horizon."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Outcomes aligned with the rows they belong to; `gross` and `net` are NaN where the horizon is not over yet.
+    """Outcomes aligned with the rows they belong to; the returns are NaN where the horizon is not over yet.
 
-    Returns are fractions of the entry value. `end` is the session number in which the horizon ended (int, −1 where
+    Returns are fractions of the entry value; `forward` is the gross one of holding to the horizon's last close, without
+    target and stop. `end` is the session number in which the horizon ended (int, −1 where
     unknown): nothing may be learned from the row before that session has ended.
     """
 
     gross: np.ndarray
     net: np.ndarray
+    forward: np.ndarray
     events: dict[str, np.ndarray]
     end: np.ndarray
 
@@ -59,7 +62,7 @@ def _first(hits: np.ndarray) -> np.ndarray:
 def bracket_outcomes(
     open_: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.ndarray, atr: np.ndarray, horizon: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Gross returns and touches of one symbol's signals, for the first `len(close) − horizon` rows.
+    """Gross returns and events of one symbol's signals, for the first `len(close) − horizon` rows.
 
     Arrays are aligned bars of one symbol, rupees; row t is decided after bar t and entered at the open of bar t + 1.
     """
@@ -69,11 +72,12 @@ def bracket_outcomes(
     stopped, reached = _first(lows <= stop[:, None]), _first(highs >= target[:, None])
     at_stop = np.minimum(opens[rows, np.minimum(stopped, horizon - 1)], stop)
     leave = np.where(reached < stopped, target, np.where(stopped < horizon, at_stop, close[horizon:]))
-    touches = {
+    events = {"bracket": reached < stopped}
+    events |= {
         touch_name(level): _first(highs >= (entry * (1 + COST_FRACTION + level))[:, None]) < stopped
         for level in TOUCH_LEVELS
     }
-    return leave / entry - 1, touches
+    return leave / entry - 1, events
 
 
 def make_labels(frame: pl.DataFrame, horizon: int) -> Labels:
@@ -84,7 +88,8 @@ def make_labels(frame: pl.DataFrame, horizon: int) -> Labels:
     """
     size = frame.height
     gross, end = np.full(size, np.nan), np.full(size, -1, dtype=np.int64)
-    touches = {touch_name(level): np.zeros(size, dtype=bool) for level in TOUCH_LEVELS}
+    forward = np.full(size, np.nan)
+    events = {name: np.zeros(size, dtype=bool) for name in EVENTS}
     number = frame["session"].rank("dense").to_numpy().astype(np.int64) - 1
     open_, high, low, close, atr = (frame[name].to_numpy() for name in ("open", "high", "low", "close", "atr"))
     _, starts = np.unique(frame["symbol"].to_numpy().astype(str), return_index=True)
@@ -94,9 +99,10 @@ def make_labels(frame: pl.DataFrame, horizon: int) -> Labels:
             continue
         rows, own = slice(first, first + labelled), slice(first, last)
         gross[rows], hits = bracket_outcomes(open_[own], high[own], low[own], close[own], atr[own], horizon)
+        forward[rows] = close[own][horizon:] / open_[own][1 : 1 + labelled] - 1
         end[rows] = number[first + horizon : last]
         for name, hit in hits.items():
-            touches[name][rows] = hit
+            events[name][rows] = hit
     end[np.isnan(gross)] = -1
     net = gross - COST_FRACTION
-    return Labels(gross, net, {"net_profit": net > 0, **touches}, end)
+    return Labels(gross, net, forward, events | {"net_profit": net > 0}, end)

@@ -18,6 +18,8 @@ from contracts.common import Problem
 from ml_service.background import WORK_TIMEOUT_S, Background
 from ml_service.client import DataServiceClient, DataServiceError
 from ml_service.config import Settings
+from ml_service.intraday.bars import MinuteClient
+from ml_service.intraday.service import OpeningRange
 from ml_service.metrics import Metrics
 from ml_service.predict import Ages
 from ml_service.registry import ArtefactError, Registry
@@ -92,6 +94,8 @@ def create_app(settings: Settings, clock: Callable[[], datetime]) -> FastAPI:
     client = DataServiceClient(settings.data_service_url, settings.data_timeout_s)
     working = DataServiceClient(settings.data_service_url, WORK_TIMEOUT_S)
     metrics = Metrics()
+    minutes = MinuteClient(settings.data_service_url, settings.data_timeout_s)
+    opening_range = OpeningRange(minutes, settings.environment, metrics)
     service = PredictionService(
         environment=settings.environment,
         registry=Registry(settings.data_dir, settings.model_trusted_keys),
@@ -102,6 +106,7 @@ def create_app(settings: Settings, clock: Callable[[], datetime]) -> FastAPI:
         timeout_s=settings.data_timeout_s,
         cache_age_s_max=settings.cache_age_s_max,
         clock=clock,
+        opening_range=opening_range,
     )
     background = Background(service, working, settings.scoreboard_interval_s)
 
@@ -112,6 +117,8 @@ def create_app(settings: Settings, clock: Callable[[], datetime]) -> FastAPI:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        await opening_range.close()
+        await minutes.close()
         await working.close()
         await client.close()
 

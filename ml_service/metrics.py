@@ -30,6 +30,7 @@ class Metrics:
         self._not_frozen = self._counter("not_frozen", "Answers about the present that could not be frozen.")
         self._damaged = self._counter("scoreboard_damaged_files", "Damaged files of the record that were skipped.")
         self._failures = self._counter("background_failures", "Rounds of the background task that failed.")
+        self._intraday = self._counter("intraday_not_answered", "Times the intraday strategy was not answered in time.")
         self._record = self._gauge("scoreboard_predictions", "Served predictions in the record.", "outcome")
         self._brier = self._gauge("scoreboard_brier", "Brier score of what was served.", "strategy", "event")
         self._skill = self._gauge("scoreboard_brier_skill", "1 - Brier / base Brier.", "strategy", "event")
@@ -69,6 +70,10 @@ class Metrics:
     def background_failed(self) -> None:
         """A round of the background task ended with an error."""
         self._failures.inc()
+
+    def intraday_not_answered(self) -> None:
+        """Replies go out without the intraday strategy's proposals."""
+        self._intraday.inc()
 
     def record(self, counts: Mapping[str, int], scores: Iterable[EventScore]) -> None:
         """How the record stands: rows per outcome, and the scores."""

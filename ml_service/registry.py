@@ -19,8 +19,9 @@ from contracts.common import Environment
 from ml_service.calibrate import Calibration
 from ml_service.features import features_hash
 from ml_service.files import fsync_folder, locked, open_folder, read_bounded, write_new
-from ml_service.model import LOGIC_VERSION, STRATEGY, LinearModel
-from ml_service.pointers import VERSION, PointerError, Pointers, Slot
+from ml_service.intraday import features as opening_range
+from ml_service.model import LOGIC_VERSION, STRATEGY, Model, model_from_json
+from ml_service.pointers import INTRADAY, VERSION, PointerError, Pointers, Slot
 from ml_service.signing import (
     SIGNATURE_BYTES_MAX,
     SigningError,
@@ -35,7 +36,7 @@ from ml_service.signing import (
 FILES = ("calibration.json", "manifest.json", "models.json")
 SUMS = "SHA256SUMS"
 SIGNATURE = "SIGNATURE"
-FILE_BYTES_MAX = 4_000_000
+FILE_BYTES_MAX = 8_000_000
 SUMS_BYTES_MAX = 1_000
 VERSION_CHARS = 12
 DRAFT = ".draft-"
@@ -50,7 +51,7 @@ class Artefact:
     """A verified model version: per strategy a model and its calibration, and the manifest that tells their record."""
 
     sha256: str
-    models: dict[str, LinearModel]
+    models: dict[str, Model]
     calibrations: dict[str, Calibration]
     manifest: dict[str, Any]
 
@@ -95,6 +96,13 @@ def canonical_json(data: Mapping[str, Any]) -> bytes:
     return json.dumps(data, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
+def code_of(plan: str) -> tuple[str, str, str]:
+    """What this code answers a plan with: the strategy that is always there, its logic, and its features' hash."""
+    if plan == INTRADAY:
+        return opening_range.STRATEGY, opening_range.LOGIC_VERSION, opening_range.features_hash()
+    return STRATEGY, LOGIC_VERSION, features_hash()
+
+
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -117,7 +125,7 @@ class Registry:
             raise ArtefactError(str(error)) from error
 
     def register(
-        self, models: Mapping[str, LinearModel], calibrations: Mapping[str, Calibration], manifest: dict[str, Any]
+        self, models: Mapping[str, Model], calibrations: Mapping[str, Calibration], manifest: dict[str, Any]
     ) -> Artefact:
         """Sign and write the artefact as a whole or not at all; the same content is one version and mends a broken one.
 
@@ -224,12 +232,13 @@ class Registry:
             features, logic = artefact.manifest["features_hash"], artefact.manifest["logic_version"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtefactError(f"{sha256[:VERSION_CHARS]} is not of this registry's format") from error
-        if logic != LOGIC_VERSION:
+        _, own_logic, own_features = code_of(artefact.plan)
+        if logic != own_logic:
             raise ArtefactError(
-                f"{sha256[:VERSION_CHARS]} was trained under logic {logic}, this is {LOGIC_VERSION}: "
+                f"{sha256[:VERSION_CHARS]} was trained under logic {logic}, this is {own_logic}: "
                 "train again with `sauda ml train`"
             )
-        if features != features_hash():
+        if features != own_features:
             raise ArtefactError(
                 f"{sha256[:VERSION_CHARS]} was trained on other features than this code computes: "
                 "train again with `sauda ml train`"
@@ -276,10 +285,10 @@ _AGAIN = "restore it from a backup, or train again with `sauda ml train`"
 
 
 def _parse(sha256: str, contents: Mapping[str, bytes]) -> Artefact:
-    models = {name: LinearModel.from_json(data) for name, data in json.loads(contents["models.json"]).items()}
+    models = {name: model_from_json(data) for name, data in json.loads(contents["models.json"]).items()}
     fitted = {name: Calibration.from_json(data) for name, data in json.loads(contents["calibration.json"]).items()}
     artefact = Artefact(sha256, models, fitted, json.loads(contents["manifest.json"]))
-    if models.keys() != fitted.keys() or STRATEGY not in models:
+    if models.keys() != fitted.keys() or code_of(artefact.plan)[0] not in models:
         raise ValueError("a strategy lacks its model or its calibration")
     # Asked now, so that a manifest that lacks them is refused here and not in the middle of an answer.
     _ = (artefact.trained_through, artefact.calibrated_through, artefact.environment, artefact.plan)

@@ -25,9 +25,11 @@ from contracts.predictions import (
 from ml_service.client import IST, DataServiceClient, DataServiceError, within
 from ml_service.drift import feature_bins
 from ml_service.features import FEATURES, TAIL_SESSIONS
+from ml_service.intraday.service import OpeningRange
 from ml_service.metrics import Metrics
 from ml_service.model import LOGIC_VERSION, STRATEGY
 from ml_service.monitor import State, state_of
+from ml_service.pointers import INTRADAY
 from ml_service.predict import (
     SESSION_AGE_DAYS_MAX,
     Abstention,
@@ -56,8 +58,9 @@ class Chosen:
     reason: Abstention | None
 
 
-def choose(registry: Registry, environment: Environment, horizon: int, session: date) -> Chosen:
-    """The current model, if it was trained before `session`; else the newest registered one that was.
+def choose(registry: Registry, environment: Environment, horizon: int | str, session: date) -> Chosen:
+    """The current model of the plan (a horizon in sessions, or `intraday`), if it was trained before `session`; else
+    the newest registered one that was.
 
     A model that fails verification is never replaced silently by another: it abstains with `artefact_mismatch`.
     """
@@ -147,10 +150,11 @@ class PredictionService:
         timeout_s: float,
         cache_age_s_max: float,
         clock: Callable[[], datetime],
+        opening_range: OpeningRange | None = None,
     ) -> None:
         self.environment, self.registry, self.board, self.metrics = environment, registry, board, metrics
         self.ages = ages
-        self._client, self._clock = client, clock
+        self._client, self._clock, self._opening_range = client, clock, opening_range
         self._timeout_s = timeout_s
         self._cache_age_max = timedelta(seconds=cache_age_s_max)
         self._sessions = FinishedSessions(client, environment)
@@ -167,10 +171,26 @@ class PredictionService:
         """
         async with within(self._timeout_s):
             reply = self._reply(request, await self._answer(request.as_of, request.horizon_sessions))
+        reply = await self._with_intraday(request, reply)
         self.metrics.served(reply.predictions.values())
         for found in reply.candidates.values():
             self.metrics.served(found)
         return reply
+
+    async def _with_intraday(self, request: PredictionsRequest, reply: PredictionsReply) -> PredictionsReply:
+        """The reply with what the intraday strategy proposes; as it is where that has nothing to say in time."""
+        day = request.as_of.astimezone(IST).date()
+        if self._opening_range is None:
+            return reply
+        artefact = choose(self.registry, self.environment, INTRADAY, day).artefact
+        if artefact is None or too_old(artefact, day, self.ages):
+            return reply
+        found = await self._opening_range.candidates(artefact, request.symbols, request.as_of)
+        candidates = dict(reply.candidates)
+        for symbol, each in found.items():
+            said = each.model_copy(update={"cluster": reply.predictions[symbol].cluster})
+            candidates[symbol] = [*candidates.get(symbol, []), said]
+        return reply.model_copy(update={"candidates": candidates}) if found else reply
 
     async def now(self) -> datetime:
         """The market's present instant. Raises DataServiceError."""

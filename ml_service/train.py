@@ -1,4 +1,4 @@
-"""Train a model from data_service's bars: walk forward, calibrate, judge, fit the final model, register it."""
+"""Train the strategies on data_service's bars: walk forward, calibrate, judge, fit the final models, register them."""
 
 import asyncio
 import hashlib
@@ -14,30 +14,37 @@ import numpy as np
 import polars as pl
 
 from contracts.predictions import HORIZON_SESSIONS_DEFAULT
+from ml_service import drift
 from ml_service.calibrate import Calibration
+from ml_service.checkpoint import Checkpoint, FolderCheckpoint, no_checkpoint
 from ml_service.client import IST, DataServiceClient, Source
-from ml_service.evidence import MODES, event_metrics, judge_mode, judge_rule, rank_ic
-from ml_service.features import FEATURES, HISTORY_SESSIONS_MIN, features_hash
-from ml_service.labels import BRACKET, COST_FRACTION, EVENTS
-from ml_service.model import HYPERPARAMETERS, LOGIC_VERSION, RETURN_HEAD, STRATEGY, LinearModel
+from ml_service.features import FEATURES, HISTORY_SESSIONS_MIN, features_hash, with_members
+from ml_service.judge import judge, nothing_proven
+from ml_service.labels import BRACKET, COST_FRACTION
+from ml_service.lifecycle import TRAINING, admit, promote
+from ml_service.model import HYPERPARAMETERS, LOGIC_VERSION, STRATEGY, Model
+from ml_service.predict import Ages
 from ml_service.registry import Artefact, Registry
+from ml_service.strategies import STRATEGIES
+from ml_service.strategies.base import Strategy
 from ml_service.walkforward import (
     Dataset,
-    OutOfSample,
     Progress,
     TrainingError,
     calibrate_rows,
     fit_rows,
+    fold_starts,
+    like_today,
     make_dataset,
     walk_forward,
 )
 
 UNIVERSE_SYMBOLS_MAX = 200
-TURNOVER_SESSIONS = 250
-TRAIN_FROM_DEFAULT = date(2010, 1, 1)
+TRAIN_FROM_DEFAULT = date(2000, 1, 1)
 TRAIN_CALL_TIMEOUT_S = 120.0
-TRIALS = 2
-"""How many sets of features and hyper-parameters were looked at before this one was kept, itself included."""
+TRIALS = 40
+"""How many sets of features, models, horizons and calibrations were looked at on the development data before this one
+was kept, itself included. It deflates what a backtest may claim."""
 
 
 def no_progress(_done: int, _total: int, _what: str) -> None:
@@ -46,10 +53,10 @@ def no_progress(_done: int, _total: int, _what: str) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training made, before it is registered."""
+    """What training made, before it is registered: one model and one calibration per strategy that could be judged."""
 
-    model: LinearModel
-    calibration: Calibration
+    models: dict[str, Model]
+    calibrations: dict[str, Calibration]
     manifest: dict[str, Any]
 
 
@@ -62,84 +69,111 @@ def data_hash(bars: pl.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def select_universe(bars: pl.DataFrame, symbols_max: int) -> list[str]:
-    """Symbols with enough history, by median turnover of the last sessions of `bars`, the largest `symbols_max`.
+def members_only(bars: pl.DataFrame, symbols_max: int) -> tuple[pl.DataFrame, list[str]]:
+    """Bars, with `member`, of every symbol that was ever among the `symbols_max` of the most turnover, and the symbols
+    that are so at the end: the model's universe.
 
-    Known as of the training's end; what was delisted before is not in it, so absolute returns are optimistic.
+    Membership is known at each session, so that shares delisted later are learned from as long as they traded.
     """
-    last = bars["session"].unique().sort().tail(TURNOVER_SESSIONS)
-    recent = bars.filter(pl.col("session") >= last[0])
-    turnover = recent.group_by("symbol").agg((pl.col("close") * pl.col("volume")).median().alias("turnover"))
-    history = bars.group_by("symbol").agg(pl.len().alias("sessions"), pl.col("session").max().alias("last"))
-    enough = history.filter(pl.col("sessions") >= HISTORY_SESSIONS_MIN, pl.col("last") >= last[-min(5, len(last))])
-    ranked = enough.join(turnover, on="symbol").sort("turnover", "symbol", descending=[True, False])
-    return sorted(ranked["symbol"].head(symbols_max))
+    frame = with_members(bars, symbols_max)
+    ever = frame.filter(pl.col("member")).select("symbol").unique()
+    last = frame["session"].unique().sort().tail(5)
+    if last.is_empty():
+        return frame, []
+    present = frame.filter(pl.col("session") >= last[0]).group_by("symbol").agg(pl.col("member").last())
+    length = frame.group_by("symbol").len().filter(pl.col("len") >= HISTORY_SESSIONS_MIN)
+    universe = present.filter(pl.col("member")).join(length, on="symbol", how="semi")["symbol"]
+    return frame.join(ever, on="symbol", how="semi"), sorted(universe)
 
 
-def _rounded(value: Any) -> Any:
+def rounded_record(value: Any) -> Any:
+    """Eight significant digits throughout, so that the last bits of a sum are not part of a version."""
     if isinstance(value, float):
         return float(f"{value:.8g}")
     if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
+        return {key: rounded_record(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded_record(inner) for inner in value]
     return value
 
 
-def judge(data: Dataset, answers: OutOfSample, horizon: int) -> dict[str, Any]:
-    """Metrics per event, per mode and per rule over the calibrated out-of-sample rows."""
-    rows = answers.rows
-    hits, net, session = data.events(rows), data.labels.net[rows], data.session[rows]
-    atr = data.atr_fraction[rows]
-    metrics = {
-        name: event_metrics(answers.raw[name], answers.forecast.events[name], hits[name], answers.base[name])
-        for name in EVENTS
-    }
-    return _rounded(
-        {
-            "metrics": {
-                "rows": len(rows),
-                "sessions": len(np.unique(session)),
-                "net_mean": float(net.mean()),
-                "rank_ic": rank_ic(answers.raw[RETURN_HEAD] / atr, data.scaled_return[rows], session),
-                "events": metrics,
-            },
-            "modes": {m.name: judge_mode(m, answers.forecast, hits, net, session, horizon) for m in MODES},
-            "rules": {name: judge_rule(vote[rows], net, session, horizon) for name, vote in data.votes.items()},
-        }
-    )
+def _train_strategy(
+    data: Dataset,
+    strategy: Strategy,
+    starts: list[int],
+    horizon: int,
+    progress: Progress,
+    checkpoint: Checkpoint,
+) -> tuple[Model, Calibration, dict[str, Any], int]:
+    """The final model, its calibration, its record, and the session its last calibrating outcome ended in."""
+    own = data.proposed_by(strategy)
+    answers = walk_forward(own, strategy, starts, progress, checkpoint)
+    like = like_today(own, answers.scored, int(own.session.max()))
+    calibration = calibrate_rows(own, answers.scored[like], {name: s[like] for name, s in answers.scores.items()})
+    model = fit_rows(own, np.flatnonzero(own.labels.known), strategy.fit)
+    return model, calibration, judge(own, answers, horizon), int(own.labels.end[answers.scored].max())
 
 
-def train(bars: pl.DataFrame, horizon: int, progress: Progress = no_progress) -> Trained:
-    """Train on `bars` (BAR_SCHEMA, adjusted, one row per symbol and session). Pure and deterministic.
+def train(
+    bars: pl.DataFrame, horizon: int, progress: Progress = no_progress, checkpoint: Checkpoint = no_checkpoint
+) -> Trained:
+    """Train every strategy on `bars` (BAR_SCHEMA, adjusted, one row per symbol and session). Deterministic.
 
-    The manifest lacks only where the bars came from. Raises TrainingError where they cannot carry a model.
+    A rule that proposed too little to be judged is left out, with a record that says so. The manifest lacks only where
+    the bars came from. Raises TrainingError where they cannot carry the machine-learned strategy.
     """
-    data = make_dataset(bars, horizon)
-    answers = walk_forward(data, progress)
-    calibration = calibrate_rows(data, answers.scored, answers.scores)
-    model = fit_rows(data, np.flatnonzero(data.labels.known))
+    frame, universe = members_only(bars, UNIVERSE_SYMBOLS_MAX)
+    if not universe:
+        raise TrainingError(f"no symbol has {HISTORY_SESSIONS_MIN} sessions of history")
+    data = make_dataset(frame, horizon)
+    starts = fold_starts(data)
+    models: dict[str, Model] = {}
+    calibrations: dict[str, Calibration] = {}
+    records: dict[str, dict[str, Any]] = {}
+    calibrated_through = 0
+    for strategy in STRATEGIES:
+        try:
+            model, calibration, record, through = _train_strategy(data, strategy, starts, horizon, progress, checkpoint)
+        except (TrainingError, ValueError) as error:
+            if strategy.name == STRATEGY:
+                raise TrainingError(str(error)) from error
+            records[strategy.name] = nothing_proven(str(error))
+            continue
+        models[strategy.name], calibrations[strategy.name], records[strategy.name] = model, calibration, record
+        if strategy.name == STRATEGY:
+            calibrated_through = through
     sessions = bars["session"].unique().sort()
+    known = data.labels.known
     manifest = {
         "strategy": STRATEGY,
         "logic_version": LOGIC_VERSION,
         "horizon_sessions": horizon,
+        "plan": str(horizon),
         "features": list(FEATURES),
         "features_hash": features_hash(),
+        "feature_drift": drift.baseline(data.x[known], data.session[known], FEATURES),
         "data_hash": data_hash(bars),
-        "universe": bars["symbol"].unique().sort().to_list(),
+        "universe": universe,
         "train_from": sessions[0].isoformat(),
         "trained_through": sessions[-1].isoformat(),
-        "calibrated_through": sessions[int(data.labels.end[answers.scored].max())].isoformat(),
+        "calibrated_through": sessions[calibrated_through].isoformat(),
         "sessions": len(sessions),
-        "rows": int(data.labels.known.sum()),
+        "rows": int(known.sum()),
         "cost_fraction": COST_FRACTION,
         "bracket": BRACKET,
         "hyperparameters": HYPERPARAMETERS,
         "trials": TRIALS,
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("numpy", "polars", "scikit-learn", "scipy")},
-        **judge(data, answers, horizon),
+        | {name: version(name) for name in ("numpy", "polars", "scikit-learn", "scipy", "xgboost-cpu")},
+        "strategies": records,
     }
-    return Trained(model, calibration, manifest)
+    return Trained(models, calibrations, rounded_record(manifest))
+
+
+def run_key(bars: pl.DataFrame, horizon: int) -> str:
+    """What tells one walk-forward from every other: the bars, the features, the logic, the horizon."""
+    text = f"{data_hash(bars)} {features_hash()} {LOGIC_VERSION} {HYPERPARAMETERS} {horizon}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def git_commit(root: Path) -> str | None:
@@ -151,11 +185,14 @@ def git_commit(root: Path) -> str | None:
         return None
 
 
-async def _fetch(
-    client: DataServiceClient, symbols: list[str] | None, from_: date, through: date | None, progress: Progress
+def _yesterday(now: datetime) -> date:
+    return now.astimezone(IST).date() - timedelta(days=1)
+
+
+async def fetch_bars(
+    client: DataServiceClient, symbols: list[str] | None, from_: date, through: date, progress: Progress
 ) -> tuple[Source, pl.DataFrame]:
-    if through is None:
-        through = (await client.clock()).now.astimezone(IST).date() - timedelta(days=1)
+    """Adjusted daily bars of `symbols`, by default of all instruments, in small calls. Raises TrainingError without."""
     as_of = datetime.combine(through, time(23, 59, 59), IST)
     if not symbols:
         symbols = [instrument.symbol for instrument in (await client.instruments(as_of)).instruments]
@@ -172,38 +209,46 @@ async def _fetch(
 def train_and_register(
     *,
     data_service_url: str,
-    data_dir: Path,
+    registry: Registry,
+    ages: Ages | None = None,
     through: date | None = None,
     from_: date = TRAIN_FROM_DEFAULT,
     symbols: list[str] | None = None,
     horizon: int = HORIZON_SESSIONS_DEFAULT,
-    promote: bool = True,
     progress: Callable[[int, int, str], None] = no_progress,
-) -> Artefact:
-    """Fetch adjusted daily bars, train, register under `data_dir`/models, and make the model current.
+) -> tuple[Artefact, str]:
+    """Fetch adjusted daily bars, train, register, and make the model serve: at once, or, where `ages` are given, when
+    the rules of `lifecycle` say so.
 
     `through` (inclusive) is by default the day before the market's present; nothing later is asked for. `symbols` are
-    by default all instruments, of which the 200 with the most turnover are kept. Runs its own event loop: call it from
-    a plain thread. Deterministic: the same bars and code give the same version. Raises TrainingError, DataServiceError.
+    by default all instruments; of them, those with the most turnover at each session are learned from. Returns the
+    artefact and what became of it. Runs its own event loop: call it from a plain thread. Deterministic: the same bars
+    and code give the same version. A training that was stopped continues from its last finished fold.
+
+    Raises:
+        TrainingError: the bars cannot carry a model.
+        DataServiceError: data_service did not give them.
+        ArtefactError: the signing key or the registry cannot be used.
     """
 
-    async def fetch() -> tuple[Source, pl.DataFrame]:
+    async def fetch() -> tuple[Source, pl.DataFrame, datetime]:
         async with DataServiceClient(data_service_url, TRAIN_CALL_TIMEOUT_S) as client:
-            return await _fetch(client, symbols, from_, through, progress)
+            now = (await client.clock()).now
+            return *await fetch_bars(client, symbols, from_, through or _yesterday(now), progress), now
 
-    source, bars = asyncio.run(fetch())
-    universe = select_universe(bars, UNIVERSE_SYMBOLS_MAX)
-    if not universe:
-        raise TrainingError(f"no symbol has {HISTORY_SESSIONS_MIN} sessions of history")
-    trained = train(bars.filter(pl.col("symbol").is_in(universe)), horizon, progress)
+    source, bars, now = asyncio.run(fetch())
+    kept = FolderCheckpoint(registry.root / f".training-{run_key(bars, horizon)}")
+    trained = train(bars, horizon, progress, kept)
     origin = {
         "environment": source.environment.value,
         "provider": source.provider,
         "git_commit": git_commit(Path(__file__).resolve().parents[1]),
     }
-    registry = Registry(data_dir)
-    artefact = registry.register(trained.model, trained.calibration, trained.manifest | origin)
-    if promote:
-        registry.promote(artefact)
+    artefact = registry.register(trained.models, trained.calibrations, trained.manifest | origin)
+    kept.clear()
+    if ages is None:
+        change = promote(registry, artefact, at=now, by=TRAINING, reason="trained to serve at once")
+    else:
+        change = admit(registry, artefact, at=now, ages=ages)
     progress(1, 1, "done")
-    return artefact
+    return artefact, change if isinstance(change, str) else f"{change.event.value}: {change.reason}"

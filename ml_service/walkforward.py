@@ -1,21 +1,30 @@
 """Walk-forward predictions: every row is scored by a model that could not have seen it, and calibrated likewise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from ml_service.calibrate import Calibration, Forecast, apply_calibration, fit_calibration
+from ml_service.checkpoint import Checkpoint, no_checkpoint
 from ml_service.features import FEATURES, compute_features, eligible
 from ml_service.labels import EVENTS, Labels, make_labels
-from ml_service.model import LinearModel, fit_linear
-from ml_service.strategies import RULES, with_votes
+from ml_service.model import Model
+from ml_service.strategies import STRATEGIES, with_votes
+from ml_service.strategies.base import Fit, Strategy
 
 TRAIN_SESSIONS_MIN = 252
 CALIBRATION_SESSIONS_MIN = 126
-FOLD_SESSIONS = 63
+REFIT_SESSIONS_MIN, REFIT_SESSIONS_MAX = 126, 252
+"""A model is refitted when its history has grown by an eighth, within these bounds: a yearly refit is as good as a
+quarterly one once there are years to learn from."""
+RECALIBRATE_SESSIONS = 21
+LIKE_TODAY_SHARE = 0.4
+"""A model that learned from less than this share of today's history is another model: its scores calibrate nothing."""
 EMBARGO_SESSIONS = 5
+ROWS_MIN = 400
+"""Fewer rows teach a strategy nothing; it then says that its evidence is insufficient."""
 
 Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, what is being done)."""
@@ -27,7 +36,8 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Eligible rows as arrays (n rows): features (n × k), session number, month (year × 12 + month), labels, votes."""
+    """Eligible rows as arrays (n rows): features (n × k), session number, month (year × 12 + month), labels, votes per
+    strategy."""
 
     x: np.ndarray
     atr_fraction: np.ndarray
@@ -48,12 +58,26 @@ class Dataset:
         """Rows whose outcome was complete at least an embargo before `before_session`: purged by their own horizon."""
         return self.labels.known & (self.labels.end < before_session - EMBARGO_SESSIONS)
 
+    def proposed_by(self, strategy: Strategy) -> "Dataset":
+        """The rows in which the strategy proposes the share."""
+        keep = self.votes[strategy.name]
+        own = self.labels
+        return Dataset(
+            x=self.x[keep],
+            atr_fraction=self.atr_fraction[keep],
+            session=self.session[keep],
+            month=self.month[keep],
+            symbol=self.symbol[keep],
+            labels=Labels(own.gross[keep], own.net[keep], own.forward[keep], self.events(keep), own.end[keep]),
+            votes={name: vote[keep] for name, vote in self.votes.items()},
+        )
+
 
 def make_dataset(bars: pl.DataFrame, horizon: int) -> Dataset:
     """Features, labels and votes of every eligible row of `bars` (see `compute_features`)."""
     frame = with_votes(compute_features(bars)).with_columns((pl.col("session").rank("dense") - 1).alias("number"))
     labels = make_labels(frame, horizon)
-    keep = frame.select(eligible()).to_series().to_numpy()
+    keep = frame.select(eligible().fill_null(False)).to_series().to_numpy()
     rows = frame.filter(pl.Series(keep))
     events = {name: hit[keep] for name, hit in labels.events.items()}
     session = rows["session"]
@@ -63,8 +87,8 @@ def make_dataset(bars: pl.DataFrame, horizon: int) -> Dataset:
         session=rows["number"].to_numpy().astype(np.int64),
         month=(session.dt.year().cast(pl.Int64) * 12 + session.dt.month()).to_numpy(),
         symbol=rows["symbol"].to_numpy(),
-        labels=Labels(labels.gross[keep], labels.net[keep], events, labels.end[keep]),
-        votes={rule.name: rows[f"vote_{rule.name}"].to_numpy() for rule in RULES},
+        labels=Labels(labels.gross[keep], labels.net[keep], labels.forward[keep], events, labels.end[keep]),
+        votes={one.name: rows[f"vote_{one.name}"].to_numpy() for one in STRATEGIES},
     )
 
 
@@ -83,65 +107,107 @@ class OutOfSample:
     base: dict[str, np.ndarray]
 
 
-def fit_rows(data: Dataset, rows: np.ndarray) -> LinearModel:
-    """Fit the model on the given row numbers."""
-    return fit_linear(data.x[rows], data.scaled_return[rows], data.events(rows))
+def fit_rows(data: Dataset, rows: np.ndarray, fit: Fit) -> Model:
+    """Fit the model on the given row numbers. Raises ValueError where they hold too little."""
+    if len(rows) < ROWS_MIN:
+        raise ValueError(f"{len(rows)} rows; {ROWS_MIN} are needed")
+    return fit(data.x[rows], data.scaled_return[rows], data.events(rows))
 
 
 def calibrate_rows(data: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray]) -> Calibration:
-    """Calibrate on the given row numbers; `scores` is aligned with them."""
-    return fit_calibration(scores, data.events(rows), data.labels.net[rows], data.month[rows])
+    """Calibrate on the given row numbers; `scores` is aligned with them. Raises ValueError where there are too few."""
+    return fit_calibration(scores, data.events(rows), data.labels.net[rows], data.month[rows], data.atr_fraction[rows])
+
+
+def like_today(data: Dataset, rows: np.ndarray, session: int) -> np.ndarray:
+    """Which of the scored `rows` were scored by models about as well taught as one of `session`."""
+    first = int(data.session.min())
+    return data.session[rows] - first >= LIKE_TODAY_SHARE * (session - first)
 
 
 def fold_starts(data: Dataset) -> list[int]:
     """Session numbers at which the model is refitted. Raises TrainingError where history is too short for one."""
     sessions = np.unique(data.session[data.labels.known])
-    needed = TRAIN_SESSIONS_MIN + CALIBRATION_SESSIONS_MIN + EMBARGO_SESSIONS + FOLD_SESSIONS
+    needed = TRAIN_SESSIONS_MIN + CALIBRATION_SESSIONS_MIN + EMBARGO_SESSIONS + RECALIBRATE_SESSIONS
     if len(sessions) < needed:
         raise TrainingError(f"{len(sessions)} usable sessions; a walk-forward needs {needed} after the warm-up")
-    first = int(sessions[TRAIN_SESSIONS_MIN]) + EMBARGO_SESSIONS
-    return list(range(first, int(sessions[-1]) + 1, FOLD_SESSIONS))
+    first, last = int(sessions[0]), int(sessions[-1])
+    start = int(sessions[TRAIN_SESSIONS_MIN]) + EMBARGO_SESSIONS
+    starts = []
+    while start <= last:
+        starts.append(start)
+        start += min(REFIT_SESSIONS_MAX, max(REFIT_SESSIONS_MIN, (start - first) // 8))
+    return starts
 
 
 def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def walk_forward(data: Dataset, progress: Progress) -> OutOfSample:
-    """Score the dataset fold by fold: train on what was complete before the fold, then predict the fold.
-
-    Calibration of a fold uses only earlier folds' predictions whose outcomes were complete. Raises TrainingError.
-    """
-    starts = fold_starts(data)
-    scored: list[np.ndarray] = []
-    scores: list[dict[str, np.ndarray]] = []
-    answers: list[tuple[np.ndarray, dict[str, np.ndarray], Forecast, dict[str, np.ndarray]]] = []
-    for number, start in enumerate(starts):
-        progress(number, len(starts) + 1, f"fold {number + 1} of {len(starts)}")
-        learn = data.learnable(start)
-        model = fit_rows(data, np.flatnonzero(learn))
-        rows = np.flatnonzero((data.session >= start) & (data.session < start + FOLD_SESSIONS) & data.labels.known)
-        rows = rows[model.in_range(data.x[rows])]
-        if not len(rows):
+def score_folds(
+    data: Dataset, strategy: Strategy, starts: list[int], progress: Progress, checkpoint: Checkpoint
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Rows and raw scores, fold by fold: train on what was complete before the fold, then score the fold."""
+    ends = [*starts[1:], np.inf]
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        progress(number, len(starts) + 1, f"{strategy.name}: fold {number + 1} of {len(starts)}")
+        rows = np.flatnonzero((data.session >= start) & (data.session < end) & data.labels.known)
+        if (kept := checkpoint.load(strategy.name, start)) is not None:
+            yield rows[kept["position"]], {name: kept[name] for name in kept if name != "position"}
             continue
-        raw = model.scores(data.x[rows], data.atr_fraction[rows])
-        if start - starts[0] >= CALIBRATION_SESSIONS_MIN:
-            past, past_scores = np.concatenate(scored), _stack(scores)
-            usable = learn[past]
-            known, usable_scores = past[usable], {name: score[usable] for name, score in past_scores.items()}
-            calibration = calibrate_rows(data, known, usable_scores)
-            base = {name: np.full(len(rows), data.labels.events[name][known].mean()) for name in EVENTS}
-            answers.append((rows, raw, apply_calibration(calibration, raw), base))
-        scored.append(rows)
-        scores.append(raw)
+        try:
+            model = fit_rows(data, np.flatnonzero(data.learnable(start)), strategy.fit)
+        except ValueError:  # a rule may have proposed too little so far
+            continue
+        position = np.flatnonzero(model.in_range(data.x[rows]))
+        scores = model.scores(data.x[rows[position]], data.atr_fraction[rows[position]])
+        checkpoint.save(strategy.name, start, {"position": position, **scores})
+        yield rows[position], scores
+
+
+def calibrate_forward(data: Dataset, scored: np.ndarray, scores: dict[str, np.ndarray]) -> OutOfSample:
+    """Calibrate scored rows a month at a time, each on earlier predictions whose outcomes were complete.
+
+    Raises TrainingError where none could be calibrated.
+    """
+    answers: list[tuple[np.ndarray, dict[str, np.ndarray], Forecast, dict[str, np.ndarray]]] = []
+    session = data.session[scored]
+    first, last = int(session.min()) + CALIBRATION_SESSIONS_MIN, int(session.max())
+    for start in range(first, last + 1, RECALIBRATE_SESSIONS):
+        past = data.learnable(start)[scored]
+        like = past & like_today(data, scored, start)
+        now = (session >= start) & (session < start + RECALIBRATE_SESSIONS)
+        if not now.any():
+            continue
+        known = scored[past]
+        try:
+            calibration = calibrate_rows(data, scored[like], {name: score[like] for name, score in scores.items()})
+        except ValueError:  # too few months, or an event without both outcomes
+            continue
+        raw = {name: score[now] for name, score in scores.items()}
+        base = {name: np.full(int(now.sum()), data.labels.events[name][known].mean()) for name in EVENTS}
+        answers.append((scored[now], raw, apply_calibration(calibration, raw, data.atr_fraction[scored[now]]), base))
     if not answers:
-        raise TrainingError("no fold could be calibrated: too few rows are inside the training range")
+        raise TrainingError("no prediction could be calibrated: too few rows are inside the training range")
     rows, raws, forecasts, bases = zip(*answers, strict=True)
     forecast = Forecast(
         _stack([f.events for f in forecasts]),
         np.concatenate([f.expected for f in forecasts]),
         np.concatenate([f.error for f in forecasts]),
     )
-    return OutOfSample(
-        np.concatenate(scored), _stack(scores), np.concatenate(rows), _stack(list(raws)), forecast, _stack(list(bases))
-    )
+    return OutOfSample(scored, scores, np.concatenate(rows), _stack(list(raws)), forecast, _stack(list(bases)))
+
+
+def walk_forward(
+    data: Dataset,
+    strategy: Strategy,
+    starts: list[int],
+    progress: Progress,
+    checkpoint: Checkpoint = no_checkpoint,
+) -> OutOfSample:
+    """Score and calibrate the strategy's own rows (see `Dataset.proposed_by`) as a user would have met them, refitted
+    at the session numbers `starts`. Raises TrainingError."""
+    folds = list(score_folds(data, strategy, starts, progress, checkpoint))
+    if not sum(len(rows) for rows, _ in folds):
+        raise TrainingError(f"{strategy.name} proposed too little to be learned from")
+    return calibrate_forward(data, np.concatenate([rows for rows, _ in folds]), _stack([scores for _, scores in folds]))

@@ -3,21 +3,24 @@
 import json
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
-from rich.table import Table
 
 from contracts.predictions import HORIZON_SESSIONS_DEFAULT
+from ml_service.checkpoint import FolderCheckpoint
 from ml_service.client import DataServiceError
 from ml_service.config import Settings
 from ml_service.evaluate import evaluate as evaluate_bars
 from ml_service.evaluate import read_daily
-from ml_service.train import TRAIN_FROM_DEFAULT, UNIVERSE_SYMBOLS_MAX, train_and_register
+from ml_service.predict import Ages
+from ml_service.registry import ArtefactError, Registry
+from ml_service.train import TRAIN_FROM_DEFAULT, run_key, train_and_register
 from ml_service.walkforward import TrainingError
-from sauda import ml_registry
+from sauda import ml_intraday, ml_registry
+from sauda.ml_tables import print_record
 
 app = typer.Typer(no_args_is_help=True, help="Train, judge and inspect prediction models.")
 console = Console()
@@ -32,71 +35,6 @@ def _settings() -> Settings:
 
 def _day(value: datetime | None) -> date | None:
     return value.date() if value else None
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _interval(value: dict[str, float | None] | None) -> str:
-    if value is None:
-        return "–"
-    return f"{_percent(value['mean'])} [{_percent(value['low'])}, {_percent(value['high'])}]"
-
-
-def events_table(metrics: dict[str, Any]) -> Table:
-    """Scores per event over the out-of-sample rows."""
-    title = f"Out of sample: {metrics['rows']} rows, {metrics['sessions']} sessions, rank IC {metrics['rank_ic']:.3f}"
-    table = Table("event", "base rate", "AUC", "Brier", "skill vs trailing base rate", "ECE raw → Platt", title=title)
-    for name, event in metrics["events"].items():
-        table.add_row(
-            name,
-            _percent(event["base_rate"]),
-            f"{event['auc']:.3f}",
-            f"{event['brier']:.4f}",
-            f"{event['brier_skill']:+.4f}",
-            f"{event['ece_raw']:.3f} → {event['ece']:.3f}",
-        )
-    return table
-
-
-def modes_table(modes: dict[str, dict[str, Any]]) -> Table:
-    """What each mode would have taken out of sample, and whether that is evidence enough."""
-    table = Table("mode", "candidates", "episodes", "stated", "hit rate [95 %]", "net per trade [95 %]", "verdict")
-    for name, mode in modes.items():
-        table.add_row(
-            name,
-            str(mode["candidates"]),
-            str(mode["episodes"]),
-            _percent(mode.get("stated")),
-            _interval(mode.get("hit_rate")),
-            _interval(mode.get("net")),
-            mode["verdict"],
-        )
-    return table
-
-
-def rules_table(rules: dict[str, dict[str, Any]]) -> Table:
-    """How the plan ended after each rule fired, whatever the model said."""
-    table = Table("rule", "candidates", "episodes", "profitable [95 %]", "net per trade [95 %]")
-    for name, rule in rules.items():
-        profitable, net = _interval(rule.get("profitable")), _interval(rule.get("net"))
-        table.add_row(name, str(rule["candidates"]), str(rule["episodes"]), profitable, net)
-    return table
-
-
-def verdict(modes: dict[str, dict[str, Any]]) -> str:
-    """One honest sentence."""
-    certified = [name for name, mode in modes.items() if mode["certified"]]
-    if not certified:
-        return "No mode is certified: predictions will say insufficient_evidence and nothing will be bought."
-    return f"Certified for {', '.join(certified)}. Past results; the next market may be another."
-
-
-def _print_record(record: dict[str, Any]) -> None:
-    for table in (events_table(record["metrics"]), modes_table(record["modes"]), rules_table(record["rules"])):
-        console.print(table)
-    console.print(verdict(record["modes"]))
 
 
 def _fail(error: Exception) -> typer.Exit:
@@ -114,31 +52,33 @@ def train(
     horizon: Annotated[int, typer.Option(min=1, max=60, help="Sessions until the time exit.")] = (
         HORIZON_SESSIONS_DEFAULT
     ),
-    promote: Annotated[bool, typer.Option(help="Make the model current.")] = True,
+    promote: Annotated[
+        bool,
+        typer.Option("--promote", help="Serve the model at once, without the rules' trial beside the current one."),
+    ] = False,
 ) -> None:
     """Train on bars up to and including --through (default: the day before the market's present) and register."""
     settings = _settings()
     with ProgressBar(console=console, transient=True) as bar:
         task = bar.add_task("training")
         try:
-            artefact = train_and_register(
+            artefact, became = train_and_register(
                 data_service_url=data_service_url or settings.data_service_url,
-                data_dir=data_dir or settings.data_dir,
+                registry=Registry(data_dir or settings.data_dir, settings.model_trusted_keys),
+                ages=None if promote else Ages(settings.model_age_days_max, settings.calibration_age_days_max),
                 through=_day(through),
                 from_=_day(from_) or TRAIN_FROM_DEFAULT,
                 symbols=symbols,
                 horizon=horizon,
-                promote=promote,
                 progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
             )
-        except (TrainingError, DataServiceError) as error:
+        except (TrainingError, DataServiceError, ArtefactError) as error:
             raise _fail(error) from error
     manifest = artefact.manifest
-    _print_record(manifest)
-    state = "current" if promote else "registered, not current"
+    print_record(console, manifest["strategy"], manifest)
     console.print(
-        f"Model [bold]{artefact.version}[/bold] ({state}) for the {manifest['environment']} market, "
-        f"{len(manifest['universe'])} symbols, trained through {manifest['trained_through']}."
+        f"Model [bold]{artefact.version}[/bold] for the {manifest['environment']} market, "
+        f"{len(manifest['universe'])} symbols, trained through {manifest['trained_through']}. {became}"
     )
 
 
@@ -148,25 +88,39 @@ def evaluate(
     factors: Annotated[Path, typer.Option(exists=True, help="CSV: symbol, exDate, factor.")],
     from_: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First signal judged.")],
     to: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="Last session read.")],
+    history: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Earlier years to train on (Parquet: symbol, date, open … close, volume)."),
+    ] = None,
     horizon: Annotated[int, typer.Option(min=1, max=60)] = HORIZON_SESSIONS_DEFAULT,
-    symbols_max: Annotated[int, typer.Option(min=5, max=UNIVERSE_SYMBOLS_MAX)] = UNIVERSE_SYMBOLS_MAX,
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the record here.")] = None,
+    data_dir: DataDir = None,
 ) -> None:
-    """Walk the model's logic forward over recorded daily bars and print how it did; nothing is registered."""
+    """Walk the strategies forward over recorded daily bars and print how they did; nothing is registered.
+
+    Bars before --from only train. A run that was stopped continues from its last finished fold.
+    """
     try:
         with ProgressBar(console=console, transient=True) as bar:
-            task = bar.add_task("walking forward")
+            task = bar.add_task("reading")
+            bars = read_daily(data, factors, to.date(), history)
+            kept = FolderCheckpoint(
+                (data_dir or _settings().data_dir) / "models" / f".evaluating-{run_key(bars, horizon)}"
+            )
             record = evaluate_bars(
-                read_daily(data, factors, to.date(), symbols_max),
+                bars,
                 from_.date(),
                 horizon,
                 lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+                kept,
             )
     except TrainingError as error:
         raise _fail(error) from error
-    _print_record(record)
+    kept.clear()
+    print_record(console, record["strategy"], record)
     if json_:
         json_.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 app.add_typer(ml_registry.app)
+app.add_typer(ml_intraday.app)

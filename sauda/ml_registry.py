@@ -16,6 +16,7 @@ from ml_service.config import Settings
 from ml_service.pointers import Change, Entry, PointerError, Slot
 from ml_service.registry import Artefact, ArtefactError, Registry
 from ml_service.signing import SigningError, key_id, load_key, public_text
+from sauda.ml_tables import print_record
 
 app = typer.Typer(no_args_is_help=True)
 console = Console()
@@ -92,14 +93,11 @@ def list_models(data_dir: DataDir = None) -> None:
 @app.command()
 def card(version: str, data_dir: DataDir = None) -> None:
     """Show a model's card: its out-of-sample record and its manifest."""
-    # sauda.ml holds these commands: at the top, the two modules would wait for each other.
-    from sauda.ml import _print_record  # noqa: PLC0415
-
     try:
         artefact = _registry(data_dir).find(version)
     except ArtefactError as error:
         raise _fail(error) from error
-    _print_record(artefact.manifest)
+    print_record(console, artefact.manifest["strategy"], artefact.manifest)
     shown = {
         key: value for key, value in artefact.manifest.items() if key not in {"strategies", "metrics", "modes", "rules"}
     }

@@ -20,7 +20,10 @@ def ensure_model(data_dir: Path, data_service_url: str, console: Console) -> Non
     """
     # Imported here: polars and scikit-learn take seconds, and only a first start needs them.
     from ml_service.client import DataServiceError  # noqa: PLC0415
+    from ml_service.config import Settings  # noqa: PLC0415
+    from ml_service.predict import Ages  # noqa: PLC0415
     from ml_service.registry import ArtefactError, Registry  # noqa: PLC0415
+    from ml_service.shipped import adopt  # noqa: PLC0415
     from ml_service.train import TrainingError, train_and_register  # noqa: PLC0415
 
     registry = Registry(data_dir)
@@ -34,6 +37,17 @@ def ensure_model(data_dir: Path, data_service_url: str, console: Console) -> Non
             return
     except ArtefactError as error:
         console.print(f"The current model is not used: {error}", highlight=False)
+    settings = Settings()  # pyright: ignore[reportCallIssue]
+    ages = Ages(settings.model_age_days_max, settings.calibration_age_days_max)
+    try:
+        if (shipped := adopt(data_service_url, registry, ages)) is not None:
+            modes = ", ".join(shipped.certified_modes) or "no mode"
+            console.print(f"Using the shipped model {shipped.version} of this very market; certified for {modes}.")
+            return
+    except ArtefactError as error:
+        raise DataFolderError(str(error)) from error
+    except (TrainingError, DataServiceError) as error:
+        raise ServiceFailedError(f"the market's history could not be read: {error}") from error
     columns = (TextColumn("Training a model"), BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("fetching bars", total=None)
@@ -42,9 +56,7 @@ def ensure_model(data_dir: Path, data_service_url: str, console: Console) -> Non
             bar.update(task, completed=done, total=total, description=what)
 
         try:
-            artefact = train_and_register(
-                data_service_url=data_service_url, data_dir=data_dir, promote=True, progress=progress
-            )
+            artefact, _ = train_and_register(data_service_url=data_service_url, registry=registry, progress=progress)
         except ArtefactError as error:
             raise DataFolderError(str(error)) from error
         except (TrainingError, DataServiceError) as error:

@@ -56,6 +56,7 @@ def train_before(first: date, data_service_url: str, registry_dir: Path, console
         ReplayError: there is not enough history.
     """
     from ml_service.client import DataServiceError  # noqa: PLC0415 - takes seconds to import
+    from ml_service.registry import ArtefactError, Registry  # noqa: PLC0415
     from ml_service.train import TrainingError, train_and_register  # noqa: PLC0415
 
     columns = (
@@ -66,13 +67,13 @@ def train_before(first: date, data_service_url: str, registry_dir: Path, console
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
         try:
-            artefact = train_and_register(
+            artefact, _ = train_and_register(
                 data_service_url=data_service_url,
-                data_dir=registry_dir,
+                registry=Registry(registry_dir),
                 through=first - timedelta(days=1),
                 progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
             )
-        except (TrainingError, DataServiceError) as error:
+        except (TrainingError, DataServiceError, ArtefactError) as error:
             raise ReplayError(f"no model can be trained: {error}; load daily bars with `sauda data import`") from error
     modes = ", ".join(artefact.certified_modes) or "no mode"
     console.print(f"Model {artefact.version}, trained through {artefact.trained_through}, certified for {modes}.")

@@ -2,10 +2,11 @@
 
 import polars as pl
 
-from ml_service.strategies.base import Rule
+from ml_service.strategies.base import rule
 
-MOMENTUM = Rule(
+MOMENTUM = rule(
     name="momentum",
     reason="strong_year_and_month",
-    when=(pl.col("momentum_252_21") > 1.0) & (pl.col("rank_20") > 0.25) & (pl.col("sma_50_gap") > 0),
+    when=(pl.col("momentum_252_21") > 1.0) & (pl.col("rank_20") > 0.25) & (pl.col("gap_60") > 0),
+    inputs=("momentum_252_21", "rank_20", "atr_log", "market_volatility_ratio"),
 )

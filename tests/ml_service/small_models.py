@@ -9,7 +9,7 @@ import numpy as np
 from contracts.common import Environment
 from ml_service.calibrate import Calibration, ExpectedReturn, Platt
 from ml_service.features import features_hash
-from ml_service.model import LOGIC_VERSION, STRATEGY, LinearModel
+from ml_service.model import LOGIC_VERSION, STRATEGY, LinearModel, Range
 from ml_service.predict import Ages
 from ml_service.registry import Artefact, Registry
 
@@ -21,12 +21,13 @@ AGES = Ages(model_age_days_max=400, calibration_age_days_max=120)
 
 def small_model(weight: float = 0.1) -> LinearModel:
     x = np.array([weight, 1 / 3])
-    return LinearModel(-x - 3, x + 3, -x - 4, x + 4, x, x + 1, {"return": (0.01, x), "net_profit": (0.2, x)})
+    heads = {"return": (0.01, x), "net_profit": (0.2, x)}
+    return LinearModel(("rsi_2", "atr_log"), Range(-x - 4, x + 4), -x - 3, x + 3, x, x + 1, heads)
 
 
 def small_calibration(slope: float = 1.0) -> Calibration:
     expected = ExpectedReturn(0.001, 0.5, 1e-6, 0.0, 1e-6, -1.0, 1.0)
-    return Calibration({"net_profit": Platt(0.1, slope, -3.0, 3.0)}, expected)
+    return Calibration({"net_profit": Platt(0.1, slope, 0.0, -3.0, 3.0, 0.0, 0.0)}, expected)
 
 
 def small_manifest(certified: int = 1, **changed: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ml_service.calibrate import (
     fit_platt,
 )
 from ml_service.labels import EVENTS
+from ml_service.model import HEADS
 
 
 def test_platt_recovers_the_probability_behind_an_overconfident_score() -> None:
@@ -22,7 +23,7 @@ def test_platt_recovers_the_probability_behind_an_overconfident_score() -> None:
     hit = rng.random(40_000) < expit(truth)
     platt = fit_platt(truth * 3 - 1, hit)
     np.testing.assert_allclose(
-        platt.probability(np.array([-0.6, 0.5, 2.0]) * 3 - 1), expit([-0.6, 0.5, 2.0]), atol=0.02
+        platt.probability(np.array([-0.6, 0.5, 2.0]) * 3 - 1, np.zeros(3)), expit([-0.6, 0.5, 2.0]), atol=0.02
     )
 
 
@@ -31,13 +32,27 @@ def test_a_score_that_ranks_backwards_is_worth_the_base_rate() -> None:
     score = rng.normal(size=20_000)
     hit = rng.random(20_000) < expit(-score)
     platt = fit_platt(score, hit)
-    np.testing.assert_allclose(platt.probability(np.array([-3.0, 0.0, 3.0])), hit.mean(), atol=1e-6)
+    np.testing.assert_allclose(platt.probability(np.array([-3.0, 0.0, 3.0]), np.zeros(3)), hit.mean(), atol=1e-6)
 
 
 def test_probabilities_do_not_grow_beyond_the_calibrated_scores() -> None:
-    platt = Platt(intercept=0.0, slope=1.0, score_low=-1.0, score_high=1.0)
-    assert platt.probability(np.array([50.0]))[0] == expit(1.0)
-    assert platt.probability(np.array([-50.0]))[0] == expit(-1.0)
+    platt = Platt(0.0, 1.0, step_slope=2.0, score_low=-1.0, score_high=1.0, step_low=-0.5, step_high=0.5)
+    assert platt.probability(np.array([50.0]), np.zeros(1))[0] == expit(1.0)
+    assert platt.probability(np.array([-50.0]), np.zeros(1))[0] == expit(-1.0)
+    assert platt.probability(np.zeros(1), np.array([9.0]))[0] == expit(1.0)
+
+
+def test_the_size_of_a_step_is_a_second_input_where_it_is_given() -> None:
+    rng = np.random.default_rng(6)
+    score, step = rng.normal(size=40_000), rng.normal(-4, 0.3, 40_000)
+    hit = rng.random(40_000) < expit(score + 2 * (step + 4))
+    platt = fit_platt(score, hit, step)
+    assert (platt.slope, platt.step_slope) == pytest.approx((1, 2), abs=0.1)
+
+
+def test_an_event_without_both_outcomes_calibrates_nothing() -> None:
+    with pytest.raises(ValueError, match="always or never"):
+        fit_platt(np.linspace(-1, 1, 100), np.ones(100, dtype=bool))
 
 
 def month_shocked(rng: np.random.Generator, slope: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -73,11 +88,11 @@ def test_a_few_months_calibrate_nothing() -> None:
 
 
 def test_reaching_more_is_never_likelier_than_reaching_less() -> None:
-    log_odds = dict(zip(EVENTS, (9.0, 2.0, 1.0, 1.5, 0.0, 0.5, -1.0), strict=True))
-    platt = {name: Platt(odds, 1.0, -5.0, 5.0) for name, odds in log_odds.items()}
+    log_odds = dict(zip(EVENTS, (9.0, 3.0, 2.0, 1.0, 1.5, 0.0, 0.5, -1.0), strict=True))
+    platt = {name: Platt(odds, 1.0, 0.0, -5.0, 5.0, -9.0, 9.0) for name, odds in log_odds.items()}
     calibration = Calibration(platt, ExpectedReturn(0.0, 1.0, 0.0, 0.0, 0.0, -1.0, 1.0))
-    scores = {name: np.zeros(3) for name in (*EVENTS, "return")}
-    events = apply_calibration(calibration, scores).events
-    for name, odds in zip(EVENTS, (9.0, 2.0, 1.0, 1.0, 0.0, 0.0, -1.0), strict=True):
+    scores = {name: np.zeros(3) for name in HEADS}
+    events = apply_calibration(calibration, scores, np.full(3, 0.02)).events
+    for name, odds in zip(EVENTS, (9.0, 3.0, 2.0, 1.0, 1.0, 0.0, 0.0, -1.0), strict=True):
         assert events[name].tolist() == [expit(odds)] * 3
     assert Calibration.from_json(calibration.to_json()) == calibration

@@ -8,10 +8,12 @@ from ml_service.evidence import (
     MODES,
     Mode,
     accepts,
+    calibration_error_by_size,
     clustered_interval,
     episodes_of,
     expected_calibration_error,
     judge_mode,
+    reliability,
 )
 
 CONSERVATIVE = MODES[0]
@@ -46,6 +48,17 @@ def test_calibration_error_is_the_gap_between_stated_and_realised() -> None:
     assert expected_calibration_error(probability, rng.random(50_000) < probability - 0.15) == pytest.approx(
         0.15, abs=0.01
     )
+
+
+def test_bins_of_equal_width_and_of_equal_size_agree_where_probabilities_spread() -> None:
+    rng = np.random.default_rng(4)
+    probability = rng.uniform(0, 1, 50_000)
+    hit = rng.random(50_000) < probability**1.3
+    wide, equal = expected_calibration_error(probability, hit), calibration_error_by_size(probability, hit)
+    assert wide == pytest.approx(equal, abs=0.003)
+    bins = reliability(probability, hit)
+    assert sum(one["count"] for one in bins) == 50_000
+    assert [round(one["stated"], 1) for one in bins[:2]] == [0.0, 0.1] or bins[0]["stated"] < 0.1
 
 
 def record(episodes: int, hit_rate: float, net: float) -> dict[str, object]:

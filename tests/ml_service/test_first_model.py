@@ -46,22 +46,22 @@ def test_a_usable_model_is_kept(bar_server: BarServer, data_dir: Path) -> None:
 def test_a_model_of_earlier_logic_is_replaced_and_says_so(
     bar_server: BarServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = Registry(data_dir).current(SIMULATED)[10]
-    newer = "linear_v9"
+    before = Registry(data_dir).current(SIMULATED)["10"]
+    newer = "ensemble_v9"
     monkeypatch.setattr(registry_module, "LOGIC_VERSION", newer)
     monkeypatch.setattr("ml_service.train.LOGIC_VERSION", newer)
     printed = ensured(bar_server, data_dir)
     assert before[:12] in printed
-    assert "this is linear_v9" in printed
-    after = Registry(data_dir).load(Registry(data_dir).current(SIMULATED)[10])
+    assert "this is ensemble_v9" in printed
+    after = Registry(data_dir).load(Registry(data_dir).current(SIMULATED)["10"])
     assert (after.sha256 != before, after.manifest["logic_version"]) == (True, newer)
 
 
 def test_a_damaged_model_is_made_anew(bar_server: BarServer, data_dir: Path) -> None:
-    version = Registry(data_dir).current(SIMULATED)[10]
-    (data_dir / "models" / version / "model.json").write_text("{}")
+    version = Registry(data_dir).current(SIMULATED)["10"]
+    (data_dir / "models" / version / "models.json").write_text("{}")
     assert "changed after registration" in ensured(bar_server, data_dir)
-    assert Registry(data_dir).load(Registry(data_dir).current(SIMULATED)[10]).sha256 == version
+    assert Registry(data_dir).load(Registry(data_dir).current(SIMULATED)["10"]).sha256 == version
 
 
 def test_an_unreadable_pointer_is_named_with_its_fix(bar_server: BarServer, data_dir: Path) -> None:

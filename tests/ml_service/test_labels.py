@@ -24,10 +24,10 @@ HORIZON = 4
 
 
 def walk(bars: list[tuple[float, float, float, float]], atr: float) -> tuple[float, dict[str, bool]]:
-    """The plan, bar by bar: (gross return, touches)."""
+    """The plan, bar by bar: (gross return, events)."""
     entry = bars[0][0]
     target, stop = entry + TARGET_ATR * atr, entry - STOP_ATR * atr
-    touched = {touch_name(level): False for level in TOUCH_LEVELS}
+    touched = {"bracket": False} | {touch_name(level): False for level in TOUCH_LEVELS}
     left = None
     for number, (open_, high, low, _) in enumerate(bars):
         if low <= stop:
@@ -36,7 +36,7 @@ def walk(bars: list[tuple[float, float, float, float]], atr: float) -> tuple[flo
         for level in TOUCH_LEVELS:
             touched[touch_name(level)] |= high >= entry * (1 + COST_FRACTION + level)
         if high >= target and left is None:
-            left = target
+            left, touched["bracket"] = target, True
     return (bars[-1][3] if left is None else left) / entry - 1, touched
 
 

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from contracts.common import Environment
 from ml_service.client import DataServiceError
+from ml_service.predict import Ages
 from ml_service.registry import Registry
-from ml_service.train import select_universe, train_and_register
+from ml_service.train import members_only, train_and_register
 from ml_service.walkforward import TrainingError
 from sauda.ml import app
 
@@ -32,9 +33,9 @@ def test_training_twice_gives_the_same_version_and_makes_it_current(bar_server: 
     versions = {
         train_and_register(
             data_service_url=bar_server.url,
-            data_dir=tmp_path / name,
+            registry=Registry(tmp_path / name),
             progress=lambda done, total, what: steps.append((done, total, what)),
-        ).sha256
+        )[0].sha256
         for name in ("one", "two")
     }
     assert len(versions) == 1
@@ -49,13 +50,15 @@ def test_training_twice_gives_the_same_version_and_makes_it_current(bar_server: 
 
 def test_through_and_symbols_bound_what_is_learned(bar_server: BarServer, tmp_path: Path) -> None:
     through = bar_server.bars["session"].unique().sort()[-20]
-    artefact = train_and_register(
+    ages = Ages(model_age_days_max=10, calibration_age_days_max=10)
+    artefact, became = train_and_register(
         data_service_url=bar_server.url,
-        data_dir=tmp_path,
+        registry=Registry(tmp_path),
         through=through,
         symbols=[f"SIM{i:02d}" for i in range(6)],
-        promote=False,
+        ages=ages,
     )
+    assert "registered only" in became
     assert artefact.trained_through == through
     assert artefact.manifest["universe"] == [f"SIM{i:02d}" for i in range(6)]
     assert Registry(tmp_path).current(Environment.SIMULATED) == {}
@@ -63,9 +66,9 @@ def test_through_and_symbols_bound_what_is_learned(bar_server: BarServer, tmp_pa
 
 def test_training_needs_bars_and_a_data_service(bar_server: BarServer, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no bars"):
-        train_and_register(data_service_url=bar_server.url, data_dir=tmp_path, symbols=["NOSUCH"])
+        train_and_register(data_service_url=bar_server.url, registry=Registry(tmp_path), symbols=["NOSUCH"])
     with pytest.raises(DataServiceError):
-        train_and_register(data_service_url="http://127.0.0.1:1", data_dir=tmp_path)
+        train_and_register(data_service_url="http://127.0.0.1:1", registry=Registry(tmp_path))
     assert Registry(tmp_path).versions() == []
 
 
@@ -78,8 +81,11 @@ def test_the_universe_is_the_most_traded_with_enough_history() -> None:
     young = (pl.col("symbol") == "SIM03") & (pl.col("session") < sessions[200])
     gone = (pl.col("symbol") == "SIM04") & (pl.col("session") > sessions[350])
     kept = bars.filter(~young & ~gone)
-    assert select_universe(kept, 10) == ["SIM00", "SIM01", "SIM02"]
-    assert select_universe(kept, 1) == ["SIM02"]
+    frame, universe = members_only(kept, 10)
+    assert universe == ["SIM00", "SIM01", "SIM02"]
+    assert set(frame["symbol"]) == set(kept["symbol"]), "what was delisted later is learned from as long as it traded"
+    frame, universe = members_only(kept, 1)
+    assert (universe, set(frame["symbol"])) == (["SIM02"], {"SIM02"})
 
 
 def test_commands_train_list_and_show(bar_server: BarServer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from small_models import AGES, NOW, SIMULATED, folder, registered, reread
 from typer.testing import CliRunner, Result
 
@@ -29,9 +30,15 @@ def pair(registry: Registry) -> tuple[Artefact, Artefact]:
     return first, second
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that breaks no line: a test runner may have set another width before the commands were imported."""
+    monkeypatch.setattr("sauda.ml_registry.console", Console(width=250))
+
+
 def run(registry: Registry, *words: str, **environment: str) -> Result:
     options = ["--data-dir", str(registry.root.parent)]
-    return CliRunner().invoke(app, [*words, *options], env={"COLUMNS": "250"} | environment)
+    return CliRunner().invoke(app, [*words, *options], env=environment)
 
 
 def slot(registry: Registry) -> Slot:

@@ -91,8 +91,8 @@ def test_the_same_model_again_changes_nothing(registry: Registry) -> None:
 
 def test_each_plan_has_a_model_of_its_own(registry: Registry) -> None:
     ten, five = admit(registry), admit(registry, horizon_sessions=5)
-    minutes = admit(registry, plan="intraday")
-    assert registry.current(SIMULATED) == {"10": ten.sha256, "5": five.sha256, "intraday": minutes.sha256}
+    minutes = admit(registry, plan="15")
+    assert registry.current(SIMULATED) == {"10": ten.sha256, "5": five.sha256, "15": minutes.sha256}
 
 
 @pytest.mark.parametrize("damage", ["tampered", "gone", "unsigned"])

@@ -25,7 +25,7 @@ from small_models import (
 from contracts.common import Environment
 from ml_service import registry as registry_module
 from ml_service.model import STRATEGY
-from ml_service.registry import FILES, SIGNATURE, SUMS, Artefact, ArtefactError, Registry
+from ml_service.registry import FILE_BYTES_MAX, FILES, SIGNATURE, SUMS, Artefact, ArtefactError, Registry
 from ml_service.signing import ensure_key, sign
 
 ALL_FILES = (*FILES, SUMS, SIGNATURE)
@@ -217,7 +217,7 @@ def test_a_pipe_in_a_files_place_does_not_hang(registry: Registry, artefact: Art
 
 @pytest.mark.parametrize("name", ALL_FILES)
 def test_an_oversized_file_is_not_read(registry: Registry, artefact: Artefact, name: str) -> None:
-    os.truncate(folder(registry, artefact) / name, 5_000_000)
+    os.truncate(folder(registry, artefact) / name, FILE_BYTES_MAX + 1)
     refused(registry, artefact.sha256, f"{name}: larger than")
 
 

@@ -5,7 +5,6 @@ from datetime import date, timedelta
 from decimal import Decimal
 from itertools import pairwise
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -13,8 +12,14 @@ from contracts.predictions import Action, Prediction
 from ml_service.calibrate import apply_calibration
 from ml_service.features import FEATURES, compute_features
 from ml_service.labels import COST_FRACTION, touch_name
-from ml_service.predict import SELL_EXPECTED_NET_MAX, Ages, predict_universe, rupees, too_old
+from ml_service.model import STRATEGY
+from ml_service.predict import SELL_EXPECTED_NET_MAX, Ages, answer_session, rupees, too_old
 from ml_service.registry import Artefact
+
+
+def predict_universe(artefact: Artefact, bars: pl.DataFrame, through: date) -> dict[str, Prediction]:
+    return answer_session(artefact, bars, through).predictions
+
 
 PRICES = ("open", "high", "low", "close")
 
@@ -37,8 +42,9 @@ def test_served_numbers_are_the_models_on_the_same_features(
     answers = predict_universe(artefact, planted.filter(pl.col("session") > last - timedelta(days=600)), last)
     rows = compute_features(planted).filter(pl.col("session") == last)
     forecast = apply_calibration(
-        artefact.calibration,
-        artefact.model.scores(rows.select(FEATURES).to_numpy(), rows["atr_fraction"].to_numpy()),
+        artefact.calibrations[STRATEGY],
+        artefact.models[STRATEGY].scores(rows.select(FEATURES).to_numpy(), rows["atr_fraction"].to_numpy()),
+        rows["atr_fraction"].to_numpy(),
     )
     compared = 0
     for i, row in enumerate(rows.iter_rows(named=True)):
@@ -56,7 +62,7 @@ def test_served_numbers_are_the_models_on_the_same_features(
         assert answer.reference_close == rupees(row["close"])
         assert float(answer.target or 0) == pytest.approx(row["close"] + 1.5 * row["atr"], abs=0.03)
         assert float(answer.stop or 0) == pytest.approx(row["close"] - 3 * row["atr"], abs=0.03)
-    assert compared >= 30
+    assert compared >= 18
 
 
 def consistent(answer: Prediction) -> bool:
@@ -86,12 +92,14 @@ def test_without_a_certified_mode_nothing_is_bought_or_sold(
     artefact: Artefact, planted: pl.DataFrame, last: date
 ) -> None:
     assert any(p.action is Action.BUY for p in predict_universe(artefact, planted, last).values())
-    modes = {name: mode | {"certified": False} for name, mode in artefact.manifest["modes"].items()}
-    doubted = replace(artefact, manifest=artefact.manifest | {"modes": modes})
+    record = artefact.manifest["strategies"][STRATEGY]
+    modes = {name: mode | {"certified": False} for name, mode in record["modes"].items()}
+    strategies = artefact.manifest["strategies"] | {STRATEGY: record | {"modes": modes}}
+    doubted = replace(artefact, manifest=artefact.manifest | {"strategies": strategies})
     answers = predict_universe(doubted, planted, last).values()
     assert {answer.action for answer in answers} == {Action.HOLD}
     assert all(answer.reasons for answer in answers)
-    assert sum(answer.reasons == ["insufficient_evidence"] for answer in answers) >= 30
+    assert sum(answer.reasons == ["insufficient_evidence"] for answer in answers) >= 18
 
 
 def test_a_symbol_without_the_last_session_is_stale(artefact: Artefact, planted: pl.DataFrame, last: date) -> None:
@@ -147,16 +155,11 @@ def test_prices_are_multiples_of_five_paise() -> None:
     ]
 
 
-def test_rules_vote_on_what_they_name(planted: pl.DataFrame) -> None:
-    from ml_service.strategies import RULES, with_votes
-
-    rows = with_votes(compute_features(planted)).drop_nulls()
-    highest = pl.col("high").shift(1).rolling_max(55).over("symbol")
-    assert {rule.name for rule in RULES} == {"momentum", "mean_reversion", "breakout"}
-    for rule in RULES:
-        share = rows[f"vote_{rule.name}"].mean()
-        assert 0.001 < share < 0.2
-    broke = rows.filter(pl.col("vote_breakout"))
-    assert (broke["close"] > 0).all()
-    assert rows.filter(highest >= pl.col("close"))["vote_breakout"].sum() == 0
-    assert np.all(rows.filter(pl.col("vote_mean_reversion"))["relative_5"].to_numpy() < -1)
+def test_an_action_that_no_factor_undoes_silences_a_share_for_sixty_sessions(
+    artefact: Artefact, planted: pl.DataFrame, last: date
+) -> None:
+    sessions = planted["session"].unique().sort()
+    for back, reasons in ((1, ["unadjusted_action"]), (60, ["unadjusted_action"]), (61, None)):
+        told = answer_session(artefact, planted, last, {"SIM03": sessions[-back]}).predictions
+        assert (told["SIM03"].reasons == reasons) if reasons else ("unadjusted_action" not in told["SIM03"].reasons)
+        assert "unadjusted_action" not in told["SIM04"].reasons

@@ -1,0 +1,1 @@
+"""The opening-range breakout: a plan of its own that begins and ends within one session, on five-minute bars."""

@@ -1,0 +1,1 @@
+"""What the predictions are worth, shown at length: `make eval`."""
