@@ -35,6 +35,8 @@ FEATURES = (
     "or_atr_log",
 )
 _SHARE_DAY = ["symbol", "session"]
+_PER_SESSION, _PER_MINUTE = 1 / USUAL_SESSIONS, 1 / SESSION_MINUTES
+"""Multiplied with: how a column is divided by a number depends, in the last bit, on where in it a row stands."""
 
 
 def _days(bars: pl.DataFrame) -> pl.DataFrame:
@@ -71,14 +73,14 @@ def _days(bars: pl.DataFrame) -> pl.DataFrame:
     moves = [pl.col("move").shift(n).over("symbol") for n in earlier]
     opening_move = (pl.col("open") / pl.col("previous_close") - 1).abs()
     return days.with_columns(
-        (pl.sum_horizontal(ranges, ignore_nulls=False) / USUAL_SESSIONS).alias("atr"),
+        (pl.sum_horizontal(ranges, ignore_nulls=False) * _PER_SESSION).alias("atr"),
         pl.max_horizontal(*moves, opening_move).alias("move_max"),
     )
 
 
 def _usual(column: str) -> pl.Expr:
     """Mean of the column at this minute over the share's 14 sessions before. Exact: volumes are whole numbers."""
-    return (pl.col(column).rolling_sum(USUAL_SESSIONS) / USUAL_SESSIONS).shift(1).over("symbol", "minute")
+    return (pl.col(column).rolling_sum(USUAL_SESSIONS) * _PER_SESSION).shift(1).over("symbol", "minute")
 
 
 def _with_day(bars: pl.DataFrame) -> pl.DataFrame:
@@ -109,7 +111,7 @@ def _with_features(frame: pl.DataFrame) -> pl.DataFrame:
         ((close - pl.col("range_high")) / atr).alias("or_above"),
         (pl.col("volume") / pl.col("usual_volume")).log().alias("or_volume"),
         (pl.col("day_volume") / pl.col("usual_day_volume")).log().alias("or_day_volume"),
-        ((pl.col("minute") + BAR_MINUTES) / SESSION_MINUTES).alias("or_time"),
+        ((pl.col("minute") + BAR_MINUTES) * _PER_MINUTE).alias("or_time"),
         pl.when(width > 0).then(place - 0.5).otherwise(0.0).alias("or_previous_location"),
         (atr / close).log().alias("or_atr_log"),
         (atr / close).alias("atr_fraction"),
