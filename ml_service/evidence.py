@@ -130,6 +130,13 @@ def accepts(mode: Mode, forecast: Forecast) -> np.ndarray:
     return (forecast.expected >= mode.net_return) & confident & (forecast.lower > 0)
 
 
+def share(hit: np.ndarray, cluster: np.ndarray) -> Interval:
+    """How often something happened, with its clustered interval held inside 0..1."""
+    found = clustered_interval(hit.astype(float), cluster)
+    low, high = (float(np.clip(bound, 0, 1)) if np.isfinite(bound) else bound for bound in (found.low, found.high))
+    return Interval(found.mean, low, high)
+
+
 def finite(interval: Interval) -> dict[str, float | None]:
     """The interval with null for an infinite bound."""
     return {name: value if np.isfinite(value) else None for name, value in asdict(interval).items()}
@@ -154,7 +161,7 @@ def judge_mode(
         return report | {"verdict": "insufficient_evidence"}
     event = touch_name(mode.net_return)
     episode = episodes_of(session[rows], horizon)
-    hit, earned = (clustered_interval(x[rows].astype(float), episode) for x in (hits[event], net))
+    hit, earned = share(hits[event][rows], episode), clustered_interval(net[rows], episode)
     report |= {
         "episodes": int(episode.max()) + 1,
         "sessions": len(np.unique(session[rows])),

@@ -111,7 +111,7 @@ class ModeRecord:
         if not rows.any():
             return None
         episode = episodes_of(self.session[rows], self.horizon)
-        hit, net = (clustered_interval(values[rows], episode) for values in (self.hit, self.net))
+        hit, net = share(self.hit[rows], episode), clustered_interval(self.net[rows], episode)
         return int(episode.max()) + 1, hit, net
 
 
