@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from contracts.predictions import Action, Prediction, TouchProbability
@@ -38,8 +39,9 @@ def may_propose(as_of: datetime) -> bool:
     return day.weekday() < 5 and at_minute(day, first) <= as_of < at_minute(day, last + VALID_MINUTES)
 
 
-def _prediction(row: dict[str, Any], forecast: Forecast, i: int, certified: list[str]) -> Prediction:
-    expected, lower = float(forecast.expected[i]), float(forecast.lower[i])
+def _prediction(row: dict[str, Any], forecast: Forecast, certified: list[str]) -> Prediction:
+    """`forecast` is of this one row."""
+    expected, lower = float(forecast.expected[0]), float(forecast.lower[0])
     close, atr = row["close"], row["atr"]
     buys = bool(certified) and expected > 0 and lower > 0
     return Prediction(
@@ -47,13 +49,13 @@ def _prediction(row: dict[str, Any], forecast: Forecast, i: int, certified: list
         action=Action.BUY if buys else Action.HOLD,
         strategy=STRATEGY,
         horizon_sessions=1,
-        confidence=float(forecast.events["net_profit"][i]),
-        target_probability=float(forecast.events["bracket"][i]),
+        confidence=float(forecast.events["net_profit"][0]),
+        target_probability=float(forecast.events["bracket"][0]),
         expected_return_gross=expected + COST_FRACTION,
         expected_return_net=expected,
         expected_return_net_lower=lower,
         touch=[
-            TouchProbability(net_return=level, probability=float(forecast.events[touch_name(level)][i]))
+            TouchProbability(net_return=level, probability=float(forecast.events[touch_name(level)][0]))
             for level in TOUCH_LEVELS
         ],
         reference_close=rupees(close),
@@ -76,17 +78,15 @@ def propose(
     """
     flawed = list(unadjusted or {})
     rows = compute_candidates(bars).filter(pl.col("session") == day, ~pl.col("symbol").is_in(flawed))
-    if rows.is_empty():
-        return {}
-    x, atr = rows.select(FEATURES).to_numpy(), rows["atr_fraction"].to_numpy()
-    model, certified = artefact.models[STRATEGY], artefact.certified(STRATEGY)
-    forecast = apply_calibration(artefact.calibrations[STRATEGY], model.scores(x, atr), atr)
-    in_range = model.in_range(x)
-    return {
-        row["symbol"]: _prediction(row, forecast, i, certified)
-        for i, row in enumerate(rows.iter_rows(named=True))
-        if in_range[i]
-    }
+    model, calibration = artefact.models[STRATEGY], artefact.calibrations[STRATEGY]
+    found: dict[str, Prediction] = {}
+    for row in rows.iter_rows(named=True):
+        # One by one: the last bit of a matrix product depends on its other rows, and these change during the day.
+        x, atr = np.array([[row[name] for name in FEATURES]]), np.array([row["atr_fraction"]])
+        if model.in_range(x)[0]:
+            forecast = apply_calibration(calibration, model.scores(x, atr), atr)
+            found[row["symbol"]] = _prediction(row, forecast, artefact.certified(STRATEGY))
+    return found
 
 
 def valid_at(proposals: Mapping[str, Prediction], as_of: datetime) -> dict[str, Prediction]:
