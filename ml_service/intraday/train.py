@@ -66,7 +66,7 @@ def make_dataset(bars: pl.DataFrame) -> Dataset:
     )
 
 
-def most_traded(daily: pl.DataFrame, symbols_max: int = UNIVERSE_SYMBOLS_MAX) -> list[str]:
+def most_traded(daily: pl.DataFrame, symbols_max: int) -> list[str]:
     """The `symbols_max` of the largest turnover among `daily` bars, in alphabetical order."""
     turnover = daily.group_by("symbol").agg((pl.col("close") * pl.col("volume")).sum().alias("turnover"))
     return sorted(turnover.sort("turnover", "symbol", descending=[True, False]).head(symbols_max)["symbol"])
@@ -133,7 +133,7 @@ async def _universe(client: MinuteClient, from_: date, as_of: datetime) -> list[
     if len(listed) <= UNIVERSE_SYMBOLS_MAX:
         return listed
     _, daily = await client.bars(listed, from_, from_ + timedelta(days=UNIVERSE_DAYS), as_of)
-    return most_traded(daily)
+    return most_traded(daily, UNIVERSE_SYMBOLS_MAX)
 
 
 async def _fetch(
