@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from ml_service.calibrate import Forecast
-from ml_service.evidence import MODES, accepts, clustered_interval, deflated_sharpe, episodes_of, finite, share
+from ml_service.evidence import MODES, accepts, clustered_interval, deflated_sharpe, episodes_of, finite, proportion
 from ml_service.labels import touch_name
 from ml_service.walkforward import Dataset, OutOfSample
 
@@ -25,7 +25,7 @@ def _taken(net: np.ndarray, session: np.ndarray, horizon: int, trials: int) -> d
         "trades": len(net),
         "days": len(np.unique(session)),
         "episodes": len(each),
-        "profitable": finite(share(net > 0, episode)),
+        "profitable": finite(proportion(net > 0, episode)),
         "net": finite(clustered_interval(net, episode)),
         "deflated_sharpe": deflated_sharpe(each, trials),
     }

@@ -130,7 +130,7 @@ def accepts(mode: Mode, forecast: Forecast) -> np.ndarray:
     return (forecast.expected >= mode.net_return) & confident & (forecast.lower > 0)
 
 
-def share(hit: np.ndarray, cluster: np.ndarray) -> Interval:
+def proportion(hit: np.ndarray, cluster: np.ndarray) -> Interval:
     """How often something happened, with its clustered interval held inside 0..1."""
     found = clustered_interval(hit.astype(float), cluster)
     low, high = (float(np.clip(bound, 0, 1)) if np.isfinite(bound) else bound for bound in (found.low, found.high))
@@ -161,7 +161,7 @@ def judge_mode(
         return report | {"verdict": "insufficient_evidence"}
     event = touch_name(mode.net_return)
     episode = episodes_of(session[rows], horizon)
-    hit, earned = share(hits[event][rows], episode), clustered_interval(net[rows], episode)
+    hit, earned = proportion(hits[event][rows], episode), clustered_interval(net[rows], episode)
     report |= {
         "episodes": int(episode.max()) + 1,
         "sessions": len(np.unique(session[rows])),

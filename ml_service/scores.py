@@ -15,6 +15,7 @@ from ml_service.evidence import (
     clustered_interval,
     episodes_of,
     expected_calibration_error,
+    proportion,
     reliability,
 )
 from ml_service.labels import EVENTS, touch_name
@@ -111,7 +112,7 @@ class ModeRecord:
         if not rows.any():
             return None
         episode = episodes_of(self.session[rows], self.horizon)
-        hit, net = share(self.hit[rows], episode), clustered_interval(self.net[rows], episode)
+        hit, net = proportion(self.hit[rows], episode), clustered_interval(self.net[rows], episode)
         return int(episode.max()) + 1, hit, net
 
 

@@ -62,8 +62,9 @@ def adopt(data_service_url: str, registry: Registry, ages: Ages, path: Path = FI
     async def look() -> tuple[datetime, tuple[str, str]]:
         async with DataServiceClient(data_service_url, TRAIN_CALL_TIMEOUT_S) as client:
             now = (await client.clock()).now
-            source, bars = await fetch_bars(client, None, first, through, no_progress)
-            return now, (source.environment.value, data_hash(bars))
+            found = await fetch_bars(client, None, first, through, no_progress)
+            environment = found.source.environment.value if found.source else ""
+            return now, (environment, data_hash(found.bars))
 
     now, market = asyncio.run(look())
     today = now.astimezone(IST).date()

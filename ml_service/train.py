@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from contracts.predictions import HORIZON_SESSIONS_DEFAULT
 from ml_service import drift
 from ml_service.calibrate import Calibration
 from ml_service.checkpoint import Checkpoint, FolderCheckpoint, no_checkpoint
-from ml_service.client import IST, DataServiceClient, Source
+from ml_service.client import IST, DataServiceClient, History
 from ml_service.features import FEATURES, HISTORY_SESSIONS_MIN, features_hash, with_members
 from ml_service.judge import judge, nothing_proven
 from ml_service.labels import BRACKET, COST_FRACTION
@@ -115,17 +116,22 @@ def _train_strategy(
 
 
 def train(
-    bars: pl.DataFrame, horizon: int, progress: Progress = no_progress, checkpoint: Checkpoint = no_checkpoint
+    bars: pl.DataFrame,
+    horizon: int,
+    progress: Progress = no_progress,
+    checkpoint: Checkpoint = no_checkpoint,
+    unadjusted: Mapping[str, Sequence[date]] = MappingProxyType({}),
 ) -> Trained:
     """Train every strategy on `bars` (BAR_SCHEMA, adjusted, one row per symbol and session). Deterministic.
 
-    A rule that proposed too little to be judged is left out, with a record that says so. The manifest lacks only where
-    the bars came from. Raises TrainingError where they cannot carry the machine-learned strategy.
+    `unadjusted`: see `make_dataset`. A rule that proposed too little to be judged is left out, with a record that says
+    so. The manifest lacks only where the bars came from. Raises TrainingError where they cannot carry the
+    machine-learned strategy.
     """
     frame, universe = members_only(bars, UNIVERSE_SYMBOLS_MAX)
     if not universe:
         raise TrainingError(f"no symbol has {HISTORY_SESSIONS_MIN} sessions of history")
-    data = make_dataset(frame, horizon)
+    data = make_dataset(frame, horizon, unadjusted)
     starts = fold_starts(data)
     models: dict[str, Model] = {}
     calibrations: dict[str, Calibration] = {}
@@ -170,9 +176,11 @@ def train(
     return Trained(models, calibrations, rounded_record(manifest))
 
 
-def run_key(bars: pl.DataFrame, horizon: int) -> str:
-    """What tells one walk-forward from every other: the bars, the features, the logic, the horizon."""
-    text = f"{data_hash(bars)} {features_hash()} {LOGIC_VERSION} {HYPERPARAMETERS} {horizon}"
+def run_key(bars: pl.DataFrame, horizon: int, unadjusted: Mapping[str, Sequence[date]] = MappingProxyType({})) -> str:
+    """What tells one walk-forward from every other: the bars and actions, the features, the logic, the horizon."""
+    text = (
+        f"{data_hash(bars)} {features_hash()} {LOGIC_VERSION} {HYPERPARAMETERS} {horizon} {sorted(unadjusted.items())}"
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -191,19 +199,19 @@ def _yesterday(now: datetime) -> date:
 
 async def fetch_bars(
     client: DataServiceClient, symbols: list[str] | None, from_: date, through: date, progress: Progress
-) -> tuple[Source, pl.DataFrame]:
+) -> History:
     """Adjusted daily bars of `symbols`, by default of all instruments, in small calls. Raises TrainingError without."""
     as_of = datetime.combine(through, time(23, 59, 59), IST)
     if not symbols:
         symbols = [instrument.symbol for instrument in (await client.instruments(as_of)).instruments]
-    source, frames = None, []
+    parts: list[History] = []
     for number, symbol_batch in enumerate(batches := [symbols[i : i + 10] for i in range(0, len(symbols), 10)]):
         progress(number, len(batches), "fetching bars")
-        source, frame = await client.bars(symbol_batch, from_, through, as_of)
-        frames.append(frame)
-    if source is None or not any(frame.height for frame in frames):
+        parts.append(await client.history(symbol_batch, from_, through, as_of))
+    if not any(part.bars.height for part in parts):
         raise TrainingError("data_service has no bars for these symbols and dates")
-    return source, pl.concat(frames)
+    unadjusted = {symbol: actions for part in parts for symbol, actions in part.unadjusted.items()}
+    return History(parts[-1].source, pl.concat([part.bars for part in parts]), unadjusted)
 
 
 def train_and_register(
@@ -231,17 +239,21 @@ def train_and_register(
         ArtefactError: the signing key or the registry cannot be used.
     """
 
-    async def fetch() -> tuple[Source, pl.DataFrame, datetime]:
+    async def fetch() -> tuple[History, datetime]:
         async with DataServiceClient(data_service_url, TRAIN_CALL_TIMEOUT_S) as client:
             now = (await client.clock()).now
-            return *await fetch_bars(client, symbols, from_, through or _yesterday(now), progress), now
+            return await fetch_bars(client, symbols, from_, through or _yesterday(now), progress), now
 
-    source, bars, now = asyncio.run(fetch())
-    kept = FolderCheckpoint(registry.root / f".training-{run_key(bars, horizon)}")
-    trained = train(bars, horizon, progress, kept)
+    history, now = asyncio.run(fetch())
+    if history.source is None:
+        raise TrainingError("data_service did not say whose bars these are")
+    bars = history.bars
+    unadjusted = {symbol: sorted({action.ex_date for action in each}) for symbol, each in history.unadjusted.items()}
+    kept = FolderCheckpoint(registry.root / f".training-{run_key(bars, horizon, unadjusted)}")
+    trained = train(bars, horizon, progress, kept, unadjusted)
     origin = {
-        "environment": source.environment.value,
-        "provider": source.provider,
+        "environment": history.source.environment.value,
+        "provider": history.source.provider,
         "git_commit": git_commit(Path(__file__).resolve().parents[1]),
     }
     artefact = registry.register(trained.models, trained.calibrations, trained.manifest | origin)

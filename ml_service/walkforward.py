@@ -1,14 +1,16 @@
 """Walk-forward predictions: every row is scored by a model that could not have seen it, and calibrated likewise."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
 
 from ml_service.calibrate import Calibration, Forecast, apply_calibration, fit_calibration
 from ml_service.checkpoint import Checkpoint, no_checkpoint
-from ml_service.features import FEATURES, compute_features, eligible
+from ml_service.features import FEATURES, UNEXPLAINED_MOVE_SESSIONS, compute_features, eligible
 from ml_service.labels import EVENTS, Labels, make_labels
 from ml_service.model import Model
 from ml_service.strategies import STRATEGIES, with_votes
@@ -73,11 +75,30 @@ class Dataset:
         )
 
 
-def make_dataset(bars: pl.DataFrame, horizon: int) -> Dataset:
-    """Features, labels and votes of every eligible row of `bars` (see `compute_features`)."""
+def _across(frame: pl.DataFrame, horizon: int, unadjusted: Mapping[str, Sequence[date]]) -> np.ndarray:
+    """Rows whose horizon, or whose last 60 sessions, hold an action that moved the price and that no factor undoes."""
+    symbol, number = frame["symbol"].to_numpy(), frame["number"].to_numpy().astype(np.int64)
+    sessions = frame["session"].unique().sort()
+    found = np.zeros(frame.height, dtype=bool)
+    for name, days in unadjusted.items():
+        for day in days:
+            first = int((sessions < day).sum())
+            near = (number >= first - horizon) & (number < first + UNEXPLAINED_MOVE_SESSIONS)
+            found |= (symbol == name) & near
+    return found
+
+
+def make_dataset(
+    bars: pl.DataFrame, horizon: int, unadjusted: Mapping[str, Sequence[date]] = MappingProxyType({})
+) -> Dataset:
+    """Features, labels and votes of every eligible row of `bars` (see `compute_features`).
+
+    `unadjusted` maps a symbol to the ex-dates of demergers, rights issues and the like: a return across one is none, so
+    rows that look at one, before or after, teach nothing.
+    """
     frame = with_votes(compute_features(bars)).with_columns((pl.col("session").rank("dense") - 1).alias("number"))
     labels = make_labels(frame, horizon)
-    keep = frame.select(eligible().fill_null(False)).to_series().to_numpy()
+    keep = frame.select(eligible().fill_null(False)).to_series().to_numpy() & ~_across(frame, horizon, unadjusted)
     rows = frame.filter(pl.Series(keep))
     events = {name: hit[keep] for name, hit in labels.events.items()}
     session = rows["session"]

@@ -131,6 +131,14 @@ def test_learnable_rows_ended_an_embargo_before_the_fold(data: Dataset) -> None:
     assert data.session[learn].max() == start - EMBARGO_SESSIONS - 1 - HORIZON
 
 
+def test_rows_that_look_across_an_unadjusted_action_teach_nothing(data: Dataset, planted: pl.DataFrame) -> None:
+    sessions = planted["session"].unique().sort()
+    ex_date = sessions[700]
+    kept = make_dataset(planted, HORIZON, {"SIM03": [ex_date], "ELSE": [ex_date]})
+    gone = set(zip(data.symbol, data.session, strict=True)) - set(zip(kept.symbol, kept.session, strict=True))
+    assert gone == {("SIM03", number) for number in range(700 - HORIZON, 760)}
+
+
 def test_every_row_is_predicted_once(data: Dataset) -> None:
     answers = walked(data)
     assert len(np.unique(answers.scored)) == len(answers.scored)
