@@ -186,7 +186,9 @@ def score_folds(
         yield rows[position], scores
 
 
-def calibrate_forward(data: Dataset, scored: np.ndarray, scores: dict[str, np.ndarray]) -> OutOfSample:
+def calibrate_forward(
+    data: Dataset, scored: np.ndarray, scores: dict[str, np.ndarray], progress: Progress = lambda *_: None
+) -> OutOfSample:
     """Calibrate scored rows a month at a time, each on earlier predictions whose outcomes were complete.
 
     Raises TrainingError where none could be calibrated.
@@ -194,7 +196,9 @@ def calibrate_forward(data: Dataset, scored: np.ndarray, scores: dict[str, np.nd
     answers: list[tuple[np.ndarray, dict[str, np.ndarray], Forecast, dict[str, np.ndarray]]] = []
     session = data.session[scored]
     first, last = int(session.min()) + CALIBRATION_SESSIONS_MIN, int(session.max())
-    for start in range(first, last + 1, RECALIBRATE_SESSIONS):
+    starts = range(first, last + 1, RECALIBRATE_SESSIONS)
+    for number, start in enumerate(starts):
+        progress(number, len(starts), f"calibrating {len(scored)} rows")
         past = data.learnable(start)[scored]
         like = past & like_today(data, scored, start)
         now = (session >= start) & (session < start + RECALIBRATE_SESSIONS)
@@ -231,4 +235,5 @@ def walk_forward(
     folds = list(score_folds(data, strategy, starts, progress, checkpoint))
     if not sum(len(rows) for rows, _ in folds):
         raise TrainingError(f"{strategy.name} proposed too little to be learned from")
-    return calibrate_forward(data, np.concatenate([rows for rows, _ in folds]), _stack([scores for _, scores in folds]))
+    scored, scores = np.concatenate([rows for rows, _ in folds]), _stack([scores for _, scores in folds])
+    return calibrate_forward(data, scored, scores, progress)
