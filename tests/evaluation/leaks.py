@@ -9,9 +9,13 @@ import polars as pl
 from ml_service import features
 from ml_service.features import FEATURES, TAIL_SESSIONS, eligible, with_members
 from ml_service.strategies import STRATEGIES, vote_column, with_votes
+from ml_service.walkforward import Progress
+from tests.evaluation.claims import Claim, at_most, nothing
 
 PRICES = ("open", "high", "low", "close")
 KEY = ("symbol", "session")
+TOLERANCE = 1e-6
+MEMBERS = 50
 OTHERS_SEEN = ("atr", "atr_fraction", "history_sessions", "move_max", "complete", "member", "eligible")
 
 Disturbance = Callable[[pl.DataFrame, date, np.random.Generator], pl.DataFrame]
@@ -117,3 +121,19 @@ def tail_disagreement(bars: pl.DataFrame, symbols_max: int) -> float:
 def halved(bars: pl.DataFrame) -> pl.DataFrame:
     """The same market after a split of every share in two: half the price, twice the volume."""
     return bars.with_columns(*(pl.col(name) * 0.5 for name in PRICES), pl.col("volume") * 2)
+
+
+def claims(bars: pl.DataFrame, which: str, progress: Progress) -> list[Claim]:
+    """Every disturbance of what came after an early and a late session, the serving tail, and another adjustment."""
+    days = bars["session"].unique().sort()
+    moments = (days[len(days) // 3], days[-30])
+    seen, steps = visible(bars, MEMBERS), len(DISTURBANCES) + 1
+    found: list[Claim] = []
+    for number, (name, disturb) in enumerate(DISTURBANCES.items()):
+        progress(number, steps, name)
+        told = {column for day in moments for column in leaks(bars, day, disturb, MEMBERS, before=seen)}
+        found.append(nothing(f"columns that know the future, {name}, {which}", sorted(told)))
+    progress(steps - 1, steps, "tail and adjustment")
+    found.append(at_most(f"tail against whole history, {which}", tail_disagreement(bars, MEMBERS), TOLERANCE))
+    split = disagreement(seen, visible(halved(bars), MEMBERS))
+    return [*found, at_most(f"after another adjustment, {which}", split, TOLERANCE)]

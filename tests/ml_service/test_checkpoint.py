@@ -160,6 +160,7 @@ def test_another_market_horizon_or_logic_is_another_folder(monkeypatch: pytest.M
         run_key(bars, HORIZON_SESSIONS_DEFAULT + 1),
         run_key(bars.head(bars.height - 1), HORIZON_SESSIONS_DEFAULT),
         run_key(bars.with_columns(pl.col("close") + 0.01), HORIZON_SESSIONS_DEFAULT),
+        run_key(bars, HORIZON_SESSIONS_DEFAULT, {"SIM00": [bars["session"][100]]}),
     ]
     for name, value in (("LOGIC_VERSION", "another"), ("HYPERPARAMETERS", {}), ("features_hash", lambda: "another")):
         with monkeypatch.context() as patch:
