@@ -50,10 +50,10 @@ def plan_outcomes(
     stopped, reached = _first(lows <= stop[:, None]), _first(highs >= target[:, None])
     at_stop = np.minimum(paths["open"][rows, np.minimum(stopped, held.shape[1] - 1)], stop)
     out = np.where(reached < stopped, target, np.where(stopped < held.shape[1], at_stop, leave))
-    events = {"bracket": known & (reached < stopped)}
+    events = {"bracket": reached < stopped}
     for level in TOUCH_LEVELS:
         touched = _first(highs >= (entry * (1 + COST_FRACTION + level))[:, None])
-        events[touch_name(level)] = known & (touched < stopped)
+        events[touch_name(level)] = touched < stopped
     unknown = np.where(known, 0.0, np.nan)
     return out / entry - 1 + unknown, leave / entry - 1 + unknown, events
 

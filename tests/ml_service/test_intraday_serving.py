@@ -3,6 +3,7 @@
 import asyncio
 import time as wall
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from contracts.predictions import Action, Prediction, PredictionsReply
 from ml_service.config import Settings
 from ml_service.intraday import service as intraday_service
 from ml_service.intraday.bars import MinuteClient
-from ml_service.intraday.features import STRATEGY
+from ml_service.intraday.features import STRATEGY, compute_candidates
 from ml_service.intraday.labels import COST_FRACTION, STOP_ATR, TARGET_ATR
 from ml_service.intraday.predict import at_minute, bar_end, may_propose, propose
 from ml_service.intraday.service import OpeningRange, lacks_bars
@@ -88,8 +89,9 @@ def ended(prediction: Prediction) -> datetime:
 
 @pytest.fixture
 def alone(artefact: Artefact) -> Prediction:
-    """A proposal of the kept days."""
-    return next(each for day in KEPT for each in proposals(artefact, day).values())
+    """A proposal of the kept days, to buy."""
+    found = (each for day in KEPT for each in proposals(artefact, day).values())
+    return next(each for each in found if each.action is Action.BUY)
 
 
 def test_a_proposal_says_its_plan(artefact: Artefact) -> None:
@@ -113,6 +115,23 @@ def test_a_proposal_says_its_plan(artefact: Artefact) -> None:
             assert levels == sorted(levels, reverse=True)
             bought += said.action is Action.BUY
     assert bought >= 10
+
+
+def test_nothing_is_said_of_a_day_unlike_those_it_learned_from(artefact: Artefact, alone: Prediction) -> None:
+    day = ended(alone).date()
+    bars = planted().filter(pl.col("session").is_between(day - timedelta(days=40), day))
+    volume = pl.when(pl.col("session") == day).then(pl.col("volume") * 1000).otherwise(pl.col("volume"))
+    wild = compute_candidates(bars.with_columns(volume)).filter(pl.col("session") == day)
+    assert alone.symbol in wild["symbol"].to_list()
+    assert propose(artefact, bars.with_columns(volume), day) == {}
+
+
+def test_without_a_certified_mode_nothing_is_to_be_bought(artefact: Artefact, alone: Prediction) -> None:
+    assert alone.action is Action.BUY
+    unproven = replace(artefact, manifest=artefact.manifest | {"strategies": {}})
+    said = proposals(unproven, ended(alone).date())[alone.symbol]
+    assert (said.action, said.reasons, said.certified_modes) == (Action.HOLD, ["insufficient_evidence"], [])
+    assert said.expected_return_net == alone.expected_return_net
 
 
 async def test_a_breakout_is_proposed_from_its_bars_end_for_ten_minutes(
