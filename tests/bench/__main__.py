@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sauda.embedded import EmbeddedPostgres
-from tests.bench import bars, cycle, quotes
+from tests.bench import bars, cycle, predictions, quotes
 from tests.bench.result import Result
 
 OUTPUT = Path("bench.json")
@@ -28,6 +28,8 @@ def main() -> None:
             postgres.stop()
     with console.status("Bars ..."):
         results += bars.run()
+    with console.status("Predictions ..."):
+        results += predictions.run()
     with console.status("Public quotes ..."):
         results += quotes.run()
     table = Table("benchmark", "value", "unit", "reference", "ratio", "aim")

@@ -14,6 +14,7 @@ from synthetic_market import simulate
 from ml_service import features
 from ml_service.features import FEATURES, compute_features, eligible, with_members
 from ml_service.labels import make_labels
+from tests.bench.numpy_features import numpy_features
 from tests.evaluation.leaks import DISTURBANCES, disagreement, halved, leaks, tail_disagreement, visible
 
 MEMBERS = 5
@@ -111,6 +112,14 @@ def test_adjusting_one_share_again_changes_nothing_of_any_other(bars: pl.DataFra
     one = pl.col("symbol") == "SIM05"
     split = pl.concat([halved(bars.filter(one)), bars.filter(~one)])
     assert disagreement(seen, visible(split, MEMBERS)) < 1e-6
+
+
+def test_every_feature_is_what_plain_windows_of_numpy_say() -> None:
+    """The benchmark's reference: each feature written a second time, from the bars alone."""
+    found = simulate(1.0, symbols=6, sessions=330, seed=15).sort("symbol", "session")
+    columns = {name: found[name].to_numpy().reshape(6, 330) for name in ("open", "high", "low", "close", "volume")}
+    values = compute_features(found).select(FEATURES).to_numpy().reshape(6, 330, len(FEATURES))
+    np.testing.assert_allclose(values[:, 259:], numpy_features(columns)[:, 259:], rtol=1e-6, atol=1e-8)
 
 
 def test_features_and_rules_never_read_an_outcome(bars: pl.DataFrame) -> None:
