@@ -36,9 +36,9 @@ def at_least(name: str, found: float, least: float, *, aim: bool = False) -> Cla
     return Claim(name, f"{found:+.4f}", f">= {least:g}", found >= least, aim)
 
 
-def within(name: str, found: float, low: float, high: float) -> Claim:
+def within(name: str, found: float, low: float, high: float, *, aim: bool = False) -> Claim:
     """`found` lies between `low` and `high`."""
-    return Claim(name, f"{found:.4f}", f"{low:.4f} to {high:.4f}", low <= found <= high)
+    return Claim(name, f"{found:.4f}", f"{low:.4f} to {high:.4f}", low <= found <= high, aim)
 
 
 def nothing(name: str, found: list[str] | int) -> Claim:

@@ -2,11 +2,13 @@
 
 import math
 from datetime import date
+from itertools import pairwise
 from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import t
 from synthetic_market import business_days
 
 from ml_service.calibrate import Forecast
@@ -70,12 +72,16 @@ def by_episode(taken: list[tuple[int, float]]) -> list[list[float]]:
 
 
 def interval(episodes: list[list[float]]) -> tuple[float, float, float]:
-    """Mean over trades with 1.96 cluster-robust errors."""
+    """Mean over trades; errors by episode and its neighbours in time, Student's t of the effective episodes."""
     values = [value for episode in episodes for value in episode]
     mean, count = fmean(values), len(episodes)
-    spread = sum(sum(value - mean for value in episode) ** 2 for episode in episodes)
+    sums = [sum(value - mean for value in episode) for episode in episodes]
+    spread = sum(one**2 for one in sums)
+    spread = max(spread, spread + sum(one * other for one, other in pairwise(sums)))
     error = math.sqrt(spread * count / (count - 1)) / len(values)
-    return mean, mean - 1.96 * error, mean + 1.96 * error
+    effective = len(values) ** 2 / sum(len(episode) ** 2 for episode in episodes)
+    reach = float(t.ppf(0.975, effective - 1)) * error
+    return mean, mean - reach, mean + reach
 
 
 def check(found: dict, taken: list[tuple[int, float]]) -> None:
