@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
+from scipy.stats import t
 from sklearn.linear_model import LogisticRegression
 
 from ml_service.labels import EVENTS, TOUCH_LEVELS, touch_name
@@ -21,6 +22,7 @@ LOWER_BOUND_Z = 1.2816
 """Standard normal quantile of the one-sided 90 % bound."""
 SCORE_QUANTILE = 0.001
 CLUSTERS_MIN = 6
+ROWS_MIN = 100
 
 
 def _digits(value: float) -> float:
@@ -150,6 +152,8 @@ def fit_expected(score: np.ndarray, net: np.ndarray, month: np.ndarray) -> Expec
     low, high = _score_range(score)
     x = np.clip(score, low, high)
     design = np.column_stack([np.ones_like(x), x])
+    # With few months the normal quantile promises too much: Student's t, as a factor on the error.
+    wider = float(t.ppf(0.9, len(np.unique(month)) - 2) / LOWER_BOUND_Z) ** 2
     (intercept, slope), *_ = np.linalg.lstsq(design, net, rcond=None)
     if slope <= 0:
         flat, intercept, slope = design[:, :1], net.mean(), 0.0
@@ -157,6 +161,7 @@ def fit_expected(score: np.ndarray, net: np.ndarray, month: np.ndarray) -> Expec
         covariance[0, 0] = _clustered_covariance(flat, net - intercept, month)[0, 0]
     else:
         covariance = _clustered_covariance(design, net - intercept - slope * x, month)
+    covariance = covariance * wider
     return ExpectedReturn(
         intercept=_digits(float(intercept)),
         slope=_digits(float(slope)),
@@ -176,6 +181,8 @@ def fit_calibration(
     atr_fraction: np.ndarray,
 ) -> Calibration:
     """Calibrate every event on out-of-sample rows (aligned arrays). Raises ValueError where there are too few."""
+    if len(net) < ROWS_MIN:
+        raise ValueError(f"calibration needs at least {ROWS_MIN} out-of-sample predictions")
     step = np.log(atr_fraction)
     platt = {
         name: fit_platt(scores[head_of(name)], events[name], step if name.startswith("touch") else None)

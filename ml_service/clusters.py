@@ -6,6 +6,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 SESSIONS = 120
+SESSIONS_MIN = 100
 CORRELATION_MIN = 0.4
 
 
@@ -13,7 +14,8 @@ def clusters_of(frame: pl.DataFrame) -> dict[str, str]:
     """Symbol → the name of its cluster, the first of its members by the alphabet.
 
     Average linkage (Sokal and Michener 1958) on the correlation of the last 120 sessions' returns against the market:
-    members of a cluster correlate with 0.4 or more on average. A share without these sessions stands alone. `frame` has
+    members of a cluster correlate with 0.4 or more on average. A session a share did not trade in counts as a return of
+    zero; one with fewer than 100 of them stands alone. `frame` has
     `symbol`, `session` and `relative` (log return less the market's) of `compute_features`.
     """
     last = frame["session"].unique().sort().tail(SESSIONS)
@@ -22,12 +24,13 @@ def clusters_of(frame: pl.DataFrame) -> dict[str, str]:
         return alone
     recent = frame.filter(pl.col("session") >= last[0]).select("symbol", "session", "relative")
     full = recent.group_by("symbol").agg(pl.col("relative").is_finite().fill_null(False).sum().alias("n"))
-    symbols = full.filter(pl.col("n") == SESSIONS)["symbol"].sort().to_list()
+    symbols = full.filter(pl.col("n") >= SESSIONS_MIN)["symbol"].sort().to_list()
     if len(symbols) < 2:
         return alone
-    wide = recent.filter(pl.col("symbol").is_in(symbols)).sort("symbol", "session")["relative"].to_numpy()
+    known = recent.filter(pl.col("symbol").is_in(symbols), pl.col("relative").is_finite())
+    wide = known.pivot("symbol", index="session", values="relative").select(symbols).fill_null(0.0).to_numpy().T
     with np.errstate(invalid="ignore", divide="ignore"):
-        correlation = np.nan_to_num(np.corrcoef(wide.reshape(len(symbols), SESSIONS)))
+        correlation = np.nan_to_num(np.corrcoef(wide))
     distance = np.clip(1 - (correlation + correlation.T) / 2, 0, 2)
     np.fill_diagonal(distance, 0.0)
     number = fcluster(linkage(squareform(distance, checks=False), "average"), 1 - CORRELATION_MIN, "distance")

@@ -37,7 +37,9 @@ def read_daily(data: Path, factors: Path, through: date, history: Path | None = 
     """
     try:
         raw = pl.read_parquet(data).filter(pl.col("date") <= through, *(pl.col(f"{name}_p") > 0 for name in PRICES))
-        splits = pl.read_csv(factors, try_parse_dates=True).filter(pl.col("exDate") <= through)
+        splits = pl.read_csv(factors, schema_overrides={"exDate": pl.Date, "factor": pl.Float64}).filter(
+            pl.col("exDate") <= through
+        )
         later = (
             raw.select("symbol", "date")
             .join(splits.select("symbol", "exDate", "factor"), on="symbol")
@@ -67,7 +69,7 @@ def _before(history: Path, bars: pl.DataFrame) -> pl.DataFrame:
         pl.col("date") < begins, pl.col("volume") > 0, *(pl.col(name) > 0 for name in PRICES)
     )
     last = old.sort("date").group_by("symbol").agg(pl.col("close").last().alias("last"))
-    first = bars.sort("session").group_by("symbol").agg(pl.col("open").first().alias("first"))
+    first = bars.filter(pl.col("session") == begins).select("symbol", pl.col("open").alias("first"))
     scaled = old.join(last.join(first, on="symbol", how="left"), on="symbol").with_columns(
         (pl.col("first") / pl.col("last")).fill_null(1.0).alias("scale")
     )
@@ -104,7 +106,7 @@ def evaluate(
     """
     frame, _ = members_only(bars, UNIVERSE_SYMBOLS_MAX)
     data = make_dataset(frame, horizon)
-    starts, first = fold_starts(data), int((bars["session"].unique() < from_).sum())
+    starts, first = fold_starts(data), int((frame["session"].unique() < from_).sum())
     records: dict[str, dict[str, Any]] = {}
     comparison: dict[str, Any] = {}
     for strategy in STRATEGIES:

@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit
-from scipy.stats import kurtosis, norm, rankdata, skew
+from scipy.stats import kurtosis, norm, rankdata, skew, t
 from sklearn.metrics import roc_auc_score
 
 from ml_service.calibrate import Forecast
 from ml_service.labels import touch_name
 
 EPISODES_MIN = 20
-INTERVAL_Z = 1.96
 ECE_BINS = 10
 
 
@@ -49,16 +48,44 @@ def episodes_of(session: np.ndarray, horizon: int) -> np.ndarray:
     return np.array([opens[int(day)] for day in session], dtype=np.int64)
 
 
+def _interval(mean: float, error: float, freedom: float) -> Interval:
+    reach = float(t.ppf(0.975, freedom)) * error
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def _with_neighbours(sums: np.ndarray) -> float:
+    """Sum of squares plus half of each neighbour's product twice (Newey and West 1987, one lag): the last rows of an
+    episode and the first of the next overlap in time. Never less than without."""
+    return float(max((sums**2).sum(), (sums**2).sum() + (sums[:-1] * sums[1:]).sum()))
+
+
 def clustered_interval(values: np.ndarray, cluster: np.ndarray) -> Interval:
-    """Mean of `values` with a cluster-robust 95 % interval; one cluster alone has no error and an infinite interval."""
+    """Mean of `values` with a 95 % interval that takes clusters, numbered in time, for what is independent.
+
+    The errors are cluster-robust with Student's t; its degrees of freedom are the effective number of clusters less
+    one, (Σ rows)² / Σ rows² (Kish 1965), so that one large cluster is not taken for many. One cluster alone has no
+    error and an infinite interval.
+    """
     mean = float(np.mean(values))
     _, index = np.unique(cluster, return_inverse=True)
-    count = int(index.max()) + 1
+    rows = np.bincount(index)
+    count = len(rows)
     if count < 2:
         return Interval(mean, -np.inf, np.inf)
     sums = np.bincount(index, weights=values - mean, minlength=count)
-    error = float(np.sqrt((sums**2).sum() * count / (count - 1))) / len(values)
-    return Interval(mean, mean - INTERVAL_Z * error, mean + INTERVAL_Z * error)
+    error = float(np.sqrt(_with_neighbours(sums) * count / (count - 1))) / len(values)
+    return _interval(mean, error, max(float(rows.sum() ** 2 / (rows**2).sum()) - 1, 1.0))
+
+
+def episode_interval(values: np.ndarray, cluster: np.ndarray) -> Interval:
+    """As `clustered_interval`, of the episodes' own means, each counting once however many rows it has."""
+    _, index = np.unique(cluster, return_inverse=True)
+    means = np.bincount(index, weights=values) / np.bincount(index)
+    count, mean = len(means), float(np.mean(means))
+    if count < 2:
+        return Interval(mean, -np.inf, np.inf)
+    error = float(np.sqrt(_with_neighbours(means - mean) / (count - 1) / count))
+    return _interval(mean, error, count - 1)
 
 
 def reliability(probability: np.ndarray, hit: np.ndarray) -> list[dict[str, float]]:
@@ -153,7 +180,8 @@ def judge_mode(
     """The mode's out-of-sample record, and whether it is certified.
 
     Certified: at least 20 episodes, the hit rate's lower 95 % bound no less than the mode's confidence, and the net
-    return per trade's lower 95 % bound above zero.
+    return per trade's lower 95 % bound above zero; both also where each episode counts once, so that no single one
+    proves a mode.
     """
     rows = accepts(mode, forecast)
     report: dict[str, Any] = asdict(mode) | {"candidates": int(rows.sum()), "episodes": 0, "certified": False}
@@ -162,6 +190,7 @@ def judge_mode(
     event = touch_name(mode.net_return)
     episode = episodes_of(session[rows], horizon)
     hit, earned = proportion(hits[event][rows], episode), clustered_interval(net[rows], episode)
+    hit_each, earned_each = (episode_interval(x[rows].astype(float), episode) for x in (hits[event], net))
     report |= {
         "episodes": int(episode.max()) + 1,
         "sessions": len(np.unique(session[rows])),
@@ -173,9 +202,9 @@ def judge_mode(
     }
     if report["episodes"] < EPISODES_MIN:
         return report | {"verdict": "insufficient_evidence"}
-    if hit.low < mode.confidence:
+    if min(hit.low, hit_each.low) < mode.confidence:
         return report | {"verdict": "hit_rate_not_proven"}
-    if earned.low <= 0:
+    if min(earned.low, earned_each.low) <= 0:
         return report | {"verdict": "net_return_not_proven"}
     return report | {"certified": True, "verdict": "certified"}
 

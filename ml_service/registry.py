@@ -20,6 +20,7 @@ from ml_service.calibrate import Calibration
 from ml_service.features import features_hash
 from ml_service.files import fsync_folder, locked, open_folder, read_bounded, write_new
 from ml_service.intraday import features as opening_range
+from ml_service.labels import BRACKET, COST_FRACTION
 from ml_service.model import LOGIC_VERSION, STRATEGY, Model, model_from_json
 from ml_service.pointers import INTRADAY, VERSION, PointerError, Pointers, Slot
 from ml_service.signing import (
@@ -36,9 +37,11 @@ from ml_service.signing import (
 FILES = ("calibration.json", "manifest.json", "models.json")
 SUMS = "SHA256SUMS"
 SIGNATURE = "SIGNATURE"
-FILE_BYTES_MAX = 8_000_000
+FILE_BYTES_MAX = 32_000_000
 SUMS_BYTES_MAX = 1_000
 VERSION_CHARS = 12
+PLAN = {"bracket": BRACKET, "cost_fraction": COST_FRACTION}
+"""What a daily model's certificates are of."""
 DRAFT = ".draft-"
 
 
@@ -236,6 +239,11 @@ class Registry:
         if logic != own_logic:
             raise ArtefactError(
                 f"{sha256[:VERSION_CHARS]} was trained under logic {logic}, this is {own_logic}: "
+                "train again with `sauda ml train`"
+            )
+        if artefact.plan != INTRADAY and [artefact.manifest.get(name) for name in PLAN] != list(PLAN.values()):
+            raise ArtefactError(
+                f"{sha256[:VERSION_CHARS]} was judged by another position plan or other costs than this code trades: "
                 "train again with `sauda ml train`"
             )
         if features != own_features:

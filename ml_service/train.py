@@ -29,6 +29,7 @@ from ml_service.registry import Artefact, Registry
 from ml_service.strategies import STRATEGIES
 from ml_service.strategies.base import Strategy
 from ml_service.walkforward import (
+    FOLDS,
     Dataset,
     Progress,
     TrainingError,
@@ -148,7 +149,7 @@ def train(
         models[strategy.name], calibrations[strategy.name], records[strategy.name] = model, calibration, record
         if strategy.name == STRATEGY:
             calibrated_through = through
-    sessions = bars["session"].unique().sort()
+    sessions = frame["session"].unique().sort()
     known = data.labels.known
     manifest = {
         "strategy": STRATEGY,
@@ -169,19 +170,34 @@ def train(
         "bracket": BRACKET,
         "hyperparameters": HYPERPARAMETERS,
         "trials": TRIALS,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("numpy", "polars", "scikit-learn", "scipy", "xgboost-cpu")},
+        "versions": _versions(),
         "strategies": records,
     }
     return Trained(models, calibrations, rounded_record(manifest))
 
 
+def _versions() -> dict[str, str]:
+    libraries = ("numpy", "polars", "scikit-learn", "scipy", "xgboost-cpu")
+    return {"python": platform.python_version()} | {name: version(name) for name in libraries}
+
+
 def run_key(bars: pl.DataFrame, horizon: int, unadjusted: Mapping[str, Sequence[date]] = MappingProxyType({})) -> str:
-    """What tells one walk-forward from every other: the bars and actions, the features, the logic, the horizon."""
-    text = (
-        f"{data_hash(bars)} {features_hash()} {LOGIC_VERSION} {HYPERPARAMETERS} {horizon} {sorted(unadjusted.items())}"
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """What tells one walk-forward from every other: the bars and actions, the features, labels and strategies, the
+    folds, the libraries and the horizon."""
+    parts = [
+        data_hash(bars),
+        sorted(unadjusted.items()),
+        features_hash(),
+        LOGIC_VERSION,
+        HYPERPARAMETERS,
+        BRACKET,
+        COST_FRACTION,
+        [(one.name, str(one.when)) for one in STRATEGIES],
+        FOLDS,
+        _versions(),
+        horizon,
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def git_commit(root: Path) -> str | None:

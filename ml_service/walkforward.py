@@ -25,6 +25,15 @@ RECALIBRATE_SESSIONS = 21
 LIKE_TODAY_SHARE = 0.4
 """A model that learned from less than this share of today's history is another model: its scores calibrate nothing."""
 EMBARGO_SESSIONS = 5
+FOLDS = (
+    TRAIN_SESSIONS_MIN,
+    CALIBRATION_SESSIONS_MIN,
+    REFIT_SESSIONS_MIN,
+    REFIT_SESSIONS_MAX,
+    RECALIBRATE_SESSIONS,
+    LIKE_TODAY_SHARE,
+    EMBARGO_SESSIONS,
+)
 ROWS_MIN = 400
 """Fewer rows teach a strategy nothing; it then says that its evidence is insufficient."""
 
@@ -173,7 +182,8 @@ def score_folds(
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
         progress(number, len(starts) + 1, f"{strategy.name}: fold {number + 1} of {len(starts)}")
         rows = np.flatnonzero((data.session >= start) & (data.session < end) & data.labels.known)
-        if (kept := checkpoint.load(strategy.name, start)) is not None:
+        kept = checkpoint.load(strategy.name, start)
+        if kept is not None and kept["position"].max(initial=-1) < len(rows):
             yield rows[kept["position"]], {name: kept[name] for name in kept if name != "position"}
             continue
         try:

@@ -9,6 +9,7 @@ import numpy as np
 from contracts.common import Environment
 from ml_service.calibrate import Calibration, ExpectedReturn, Platt
 from ml_service.features import features_hash
+from ml_service.labels import BRACKET, COST_FRACTION
 from ml_service.model import LOGIC_VERSION, STRATEGY, LinearModel, Range
 from ml_service.predict import Ages
 from ml_service.registry import Artefact, Registry
@@ -42,6 +43,8 @@ def small_manifest(certified: int = 1, **changed: Any) -> dict[str, Any]:
         "logic_version": LOGIC_VERSION,
         "features_hash": features_hash(),
         "universe": ["SIM00"],
+        "bracket": BRACKET,
+        "cost_fraction": COST_FRACTION,
         "strategies": {STRATEGY: {"modes": modes}, "momentum": {"modes": {"aggressive": {"certified": False}}}},
     } | changed
 

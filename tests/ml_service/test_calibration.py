@@ -81,6 +81,20 @@ def test_a_negative_slope_is_a_flat_expectation() -> None:
     assert error[0] > 2 * net.std() / len(net) ** 0.5
 
 
+@pytest.mark.parametrize(("months", "most"), [(6, 0.18), (12, 0.15)])
+def test_a_few_months_promise_little(months: int, most: float) -> None:
+    rows = 20
+    rng = np.random.default_rng(7)
+    above = []
+    for _ in range(400):
+        month = np.repeat(np.arange(months), rows)
+        score = rng.normal(0, 0.01, len(month))
+        net = rng.normal(0, 0.03, months)[month] + rng.normal(0, 0.04, len(month))
+        mean, error = fit_expected(score, net, month).mean_and_error(np.quantile(score, [0.9]))
+        above.append(mean[0] - LOWER_BOUND_Z * error[0] > 0)
+    assert np.mean(above) < most, "nominally one in ten"
+
+
 def test_a_few_months_calibrate_nothing() -> None:
     score, net, month = month_shocked(np.random.default_rng(5), 1.0)
     with pytest.raises(ValueError, match="calendar months"):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_market import business_days
 
-from ml_service.clusters import CORRELATION_MIN, SESSIONS, clusters_of
+from ml_service.clusters import CORRELATION_MIN, SESSIONS, SESSIONS_MIN, clusters_of
 
 SIZE = 160
 
@@ -93,11 +93,19 @@ def test_only_the_last_sessions_count() -> None:
     assert len(groups(clusters_of(frame_of({"A": one, "B": met})))) == 1
 
 
-def test_a_share_with_gaps_or_a_short_history_stands_alone() -> None:
+def test_a_few_missing_sessions_take_no_share_out_of_its_cluster() -> None:
     returns = two_groups()
-    returns["BANK2"] = returns["BANK2"][-(SESSIONS - 1) :]
+    returns["BANK2"] = returns["BANK2"][-(SESSIONS_MIN + 5) :]
     returns["TECH1"] = np.where(np.arange(SIZE) == SIZE - 5, np.nan, returns["TECH1"])
-    returns["LONE1"] = np.where(np.arange(SIZE) == SIZE - 5, np.inf, returns["BANK1"])
+    assert groups(clusters_of(frame_of(returns))) == TWO_GROUPS
+
+
+def test_a_share_with_many_gaps_or_a_short_history_stands_alone() -> None:
+    returns = two_groups()
+    gaps = np.arange(SIZE) >= SIZE - (SESSIONS - SESSIONS_MIN) - 1
+    returns["BANK2"] = returns["BANK2"][-(SESSIONS_MIN - 1) :]
+    returns["TECH1"] = np.where(gaps, np.nan, returns["TECH1"])
+    returns["LONE1"] = np.where(gaps, np.inf, returns["BANK1"])
     found = clusters_of(frame_of(returns))
     assert groups(found) == {
         frozenset({"BANK1", "BANK3"}),

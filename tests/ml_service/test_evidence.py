@@ -10,6 +10,7 @@ from ml_service.evidence import (
     accepts,
     calibration_error_by_size,
     clustered_interval,
+    episode_interval,
     episodes_of,
     expected_calibration_error,
     judge_mode,
@@ -94,6 +95,34 @@ def test_anything_less_does_not(episodes: int, hit_rate: float, net: float, verd
     judged = record(episodes, hit_rate, net)
     assert not judged["certified"]
     assert judged["verdict"] == verdict
+
+
+def test_one_large_episode_proves_no_mode() -> None:
+    """1,500 signals of one rebound beside nineteen that failed: the mean is high, the evidence is one."""
+    session = np.concatenate([np.zeros(1500), np.arange(1, 20) * 10]).astype(int)
+    hit = np.concatenate([np.arange(1500) % 20 > 0, np.zeros(19, dtype=bool)])
+    net = np.where(hit, 0.04, -0.06)
+    names = ("net_profit", "touch_0.01", "touch_0.015", "touch_0.02")
+    rows = len(session)
+    forecast = Forecast({name: np.full(rows, 0.9) for name in names}, np.full(rows, 0.025), np.full(rows, 0.001))
+    judged = judge_mode(CONSERVATIVE, forecast, {"touch_0.02": hit, "net_profit": net > 0}, net, session, 10)
+    assert judged["hit_rate"]["mean"] > 0.9
+    assert judged["verdict"] == "hit_rate_not_proven"
+
+
+def test_intervals_stay_honest_where_episodes_differ_in_size_or_touch() -> None:
+    rng = np.random.default_rng(8)
+    missed = {"sizes": 0, "touching": 0}
+    for _ in range(300):
+        sizes = np.maximum(np.exp(rng.normal(2, 1.5, 20)).astype(int), 1)
+        cluster = np.repeat(np.arange(20), sizes)
+        lucky = rng.normal(0, 1, 20)[cluster]
+        bounds = clustered_interval(lucky, cluster).low, episode_interval(lucky, cluster).low
+        missed["sizes"] += min(bounds) > 0
+        walk = np.convolve(rng.normal(size=230), np.ones(10), "valid")[:200]
+        missed["touching"] += clustered_interval(walk, np.repeat(np.arange(20), 10)).low > 0
+    assert missed["sizes"] / 300 < 0.045
+    assert missed["touching"] / 300 < 0.055
 
 
 @pytest.mark.parametrize(

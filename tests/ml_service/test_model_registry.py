@@ -62,7 +62,7 @@ def test_an_artefact_says_what_it_is_for(registry: Registry) -> None:
     assert (artefact.plan, artefact.environment, artefact.horizon_sessions) == ("10", SIMULATED, 10)
     assert artefact.certified_modes == ["conservative", "moderate"]
     assert (artefact.certified("momentum"), artefact.certified("nosuch")) == ([], [])
-    assert registered(registry, plan="intraday").plan == "intraday"
+    assert registered(registry, plan="20").plan == "20"
 
 
 def test_the_same_content_is_the_same_version_byte_for_byte(registry: Registry, artefact: Artefact) -> None:
@@ -327,3 +327,9 @@ def test_a_model_serves_only_the_environment_and_plan_it_was_made_for(registry: 
 def test_coefficients_survive_json_exactly() -> None:
     model = small_model()
     assert type(model).from_json(json.loads(json.dumps(model.to_json()))).to_json() == model.to_json()
+
+
+@pytest.mark.parametrize("changed", [{"cost_fraction": 0.0}, {"bracket": {"target_atr": 9.0}}, {"bracket": None}])
+def test_certificates_of_another_plan_are_refused(registry: Registry, changed: dict[str, object]) -> None:
+    with pytest.raises(ArtefactError, match="another position plan or other costs"):
+        registered(registry, **changed)

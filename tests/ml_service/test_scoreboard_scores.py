@@ -2,12 +2,14 @@
 
 import math
 from datetime import date, timedelta
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from frozen_record import frozen, outcomes
+from scipy.stats import t
 
 from ml_service.evidence import MODES
 from ml_service.labels import EVENTS
@@ -93,9 +95,13 @@ def plain_mode(rows: list[dict[str, Any]], net_return: float, confidence: float)
     found: dict[str, Any] = {"signals": len(chosen), "matured": len(done), "episodes": len(episodes)}
     for name, column in (("hit_rate", f"hit_{event}"), ("net_return", "net_return")):
         mean = sum(row[column] for row in done) / len(done)
-        squares = sum(sum(row[column] - mean for row in episode) ** 2 for episode in episodes)
+        sums = [sum(row[column] - mean for row in episode) for episode in episodes]
+        squares = sum(each**2 for each in sums)
+        squares += max(0.0, sum(one * other for one, other in pairwise(sums)))
         error = math.sqrt(squares * len(episodes) / (len(episodes) - 1)) / len(done)
-        found[name] = (mean, mean - 1.96 * error, mean + 1.96 * error)
+        effective = len(done) ** 2 / sum(len(episode) ** 2 for episode in episodes)
+        reach = float(t.ppf(0.975, max(effective - 1, 1))) * error
+        found[name] = (mean, mean - reach, mean + reach)
     return found
 
 
