@@ -55,8 +55,7 @@ async def bars(default_market: str, manifest: dict[str, Any]) -> pl.DataFrame:
     """What the default market's history is, through the last session that was trained on."""
     first, last = (date.fromisoformat(manifest[name]) for name in ("train_from", "trained_through"))
     async with DataServiceClient(default_market, 60) as client:
-        found = (await fetch_bars(client, None, first, last, no_progress)).bars
-    return found
+        return (await fetch_bars(client, None, first, last, no_progress)).bars
 
 
 def test_it_is_of_this_codes_features_logic_and_plan(manifest: dict[str, Any]) -> None:
