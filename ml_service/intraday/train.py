@@ -80,7 +80,6 @@ def train(bars: pl.DataFrame, progress: Progress = no_progress) -> Trained:
     """
     if bars.is_empty():
         raise TrainingError("there are no bars to learn from")
-    bars = bars.sort("symbol", "session", "minute")
     data = make_dataset(bars)
     if not data.labels.known.any():
         raise TrainingError("no opening-range breakout was found")

@@ -45,8 +45,9 @@ class MinuteServer(BarServer):
             series={},
             sources=sources_of(table, request.as_of),
             unadjusted={
-                symbol: [action for action in self.actions if action.symbol == symbol]
-                for symbol in known & {action.symbol for action in self.actions}
+                action.symbol: [action]
+                for action in self.actions
+                if action.symbol in known and request.from_ <= action.ex_date <= request.through
             },
             missing={symbol: "no bars" for symbol in request.symbols if symbol not in known},
         )

@@ -214,7 +214,7 @@ async def test_without_a_model_that_may_be_used_nothing_is_asked(
     assert not server.calls
 
 
-@pytest.mark.parametrize("trouble", ["fails", "environment", "empty", "unadjusted"])
+@pytest.mark.parametrize("trouble", ["fails", "environment", "empty", "unadjusted before", "unadjusted today"])
 async def test_without_bars_that_can_be_trusted_the_daily_answers_go_out_alone(
     start: Start, server: MinuteServer, artefact: Artefact, alone: Prediction, trouble: str
 ) -> None:
@@ -225,7 +225,7 @@ async def test_without_bars_that_can_be_trusted_the_daily_answers_go_out_alone(
     elif trouble == "empty":
         server.bars = server.bars.clear()
     else:
-        day = ended(alone).date() - timedelta(days=5)
+        day = ended(alone).date() - timedelta(days=0 if trouble == "unadjusted today" else 5)
         server.actions = [
             CorporateAction(symbol=alone.symbol, ex_date=day, known_on=day, kind=ActionKind.DEMERGER, source="test")
         ]
@@ -237,7 +237,7 @@ async def test_without_bars_that_can_be_trusted_the_daily_answers_go_out_alone(
         await ask(http, ended(alone))
         assert len(server.calls) == asked  # not again so soon
         counted = (await http.get("/metrics")).text
-    assert ("sauda_ml_intraday_not_answered_total 0.0" in counted) == (trouble in {"empty", "unadjusted"})
+    assert ("sauda_ml_intraday_not_answered_total 0.0" in counted) == (trouble not in {"fails", "environment"})
 
 
 def alone_with(server: MinuteServer, timeout_s: float = 5.0) -> tuple[MinuteClient, OpeningRange]:
