@@ -102,7 +102,9 @@ def test_breakout_wants_the_highest_close_and_volume() -> None:
     assert "breakout" not in proposed({40: 0.06, 39: -0.06, 1: 0.05}, volume={1: 3.0}), (
         "it stood higher 40 sessions ago"
     )
-    assert "breakout" in proposed({60: 0.06, 59: -0.06, 1: 0.05}, volume={1: 3.0}), "60 sessions ago is past the 55"
+    # A share opens at the close before, so that its high lasts one session more.
+    assert "breakout" not in proposed({57: 0.06, 56: -0.06, 1: 0.05}, volume={1: 3.0}), "55 sessions ago still counts"
+    assert "breakout" in proposed({58: 0.06, 57: -0.06, 1: 0.05}, volume={1: 3.0}), "56 sessions ago does not"
     assert "breakout" not in proposed({2: 0.05, 1: 0.0}, volume={1: 3.0, 2: 3.0}), "today's close is below today's high"
 
 
