@@ -12,7 +12,7 @@ from ml_service.client import IST, DataServiceClient, DataServiceError
 from ml_service.lifecycle import demote_if, judge_shadow
 from ml_service.maturing import mature
 from ml_service.model import STRATEGY
-from ml_service.monitor import HISTORY_SESSIONS, State, compare, demotion, state_of
+from ml_service.monitor import VERDICT_SESSIONS, State, compare, demotion, state_of
 from ml_service.pointers import Change, Slot
 from ml_service.registry import VERSION_CHARS, Artefact, ArtefactError
 from ml_service.scores import event_scores
@@ -97,7 +97,7 @@ class Background:
         days = sorted({part.session for part in service.board.frozen.parts()})
         if not slots or not days:
             return []
-        rows = service.board.read(days[-HISTORY_SESSIONS:][0], shadow=None)
+        rows = service.board.read(days[-VERDICT_SESSIONS:][0], shadow=None)
         return [
             change
             for plan, slot in slots.items()
@@ -114,7 +114,7 @@ class Background:
         demoted = demote_if(registry, environment, plan, verdict, at=now, ages=ages)
         yield demoted
         if slot.shadow and not isinstance(demoted, Change):
-            record = compare(rows, STRATEGY, current, slot.shadow[:VERSION_CHARS])
+            record = compare(rows, STRATEGY, current, slot.shadow[:VERSION_CHARS], slot.shadow_since)
             yield judge_shadow(registry, environment, plan, record, at=now, ages=ages, held=held)
 
     async def _refresh(self, current: dict[str, Artefact], states: dict[str, State], now: datetime) -> None:
@@ -131,7 +131,10 @@ class Background:
 
 
 def all_held(artefact: Artefact, state: State) -> str | None:
-    """Why no mode may trade on the machine-learned strategy although some are certified, or None."""
+    """Why the model itself lets no mode trade on the machine-learned strategy although some are certified, or None.
+
+    What another version did, or a record that cannot be read, says nothing against this one.
+    """
     certified = artefact.certified_modes
-    held = state.of(STRATEGY, certified)
-    return ", ".join(sorted(set(held.values()))) if certified and len(held) == len(certified) else None
+    own = [state.own[STRATEGY, mode] for mode in certified if (STRATEGY, mode) in state.own]
+    return ", ".join(sorted(set(own))) if certified and len(own) == len(certified) else None

@@ -3,8 +3,8 @@
 Nothing here is stored: every state follows from the frozen predictions and their outcomes, so a restart changes none.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cache, partial
 
@@ -20,25 +20,34 @@ from ml_service.lifecycle import ShadowRecord, Verdict
 from ml_service.model import STRATEGY
 from ml_service.registry import Artefact
 from ml_service.scoreboard import Scoreboard
-from ml_service.scores import ModeRecord, mode_records, session_numbers
+from ml_service.scores import ModeRecord, session_numbers
 
 log = structlog.get_logger(__name__)
 
 HOLD_EPISODES_MIN = 10
 HOLD_SESSIONS = 250
+HOLD_EPISODES = 20
 COOL_DOWN_SESSIONS = 20
-HISTORY_SESSIONS = 2 * HOLD_SESSIONS
-"""How far back is read: the sessions that are judged, and those before them in which a hold may have begun."""
+VERDICT_SESSIONS = 500
+"""How far back a model is judged for its demotion and beside its shadow."""
 DEMOTION_EPISODES_MIN = 20
 DEMOTION_EVENT = "touch_0.02"
 FEATURE_DRIFT = "feature_drift"
 RECORD_UNREADABLE = "record_unreadable"
+RECORD_NOT_WRITTEN = "record_not_written"
 
 
 def _failing(record: ModeRecord, now: int) -> str | None:
-    """What the trailing HOLD_SESSIONS known at session number `now` show against the mode, or None: at least ten
-    episodes, and an upper 95 % bound under what is promised."""
-    judged = record.judge((record.end <= now) & (record.session > now - HOLD_SESSIONS))
+    """What is known at session number `now` of the last HOLD_EPISODES episodes, however old, and of all the trailing
+    HOLD_SESSIONS shows against the mode, or None: at least ten episodes, and an upper 95 % bound under what is
+    promised."""
+    known = record.end <= now
+    days = np.unique(record.session[known])
+    if not len(days):
+        return None
+    episode = episodes_of(days, record.horizon)
+    first = min(days[episode > episode[-1] - HOLD_EPISODES][0], now - HOLD_SESSIONS + 1)
+    judged = record.judge(known & (record.session >= first))
     if judged is None or judged[0] < HOLD_EPISODES_MIN:
         return None
     _, hit, net = judged
@@ -54,11 +63,12 @@ def held(record: ModeRecord, present: int) -> str | None:
     COOL_DOWN_SESSIONS have passed since.
     """
     failing = cache(partial(_failing, record))
-    # Whatever came before, after a whole cool-down without failing it is not held: the walk may begin there.
-    first, start, calm = int(record.session.min(initial=present)), present, 0 if failing(present) else 1
-    while start > first and calm < COOL_DOWN_SESSIONS:
+    # Whatever came before, after a whole cool-down without failing it is not held, and after a whole one of failing
+    # it is released with the first session without: the walk may begin at either.
+    first, start, alike = int(record.session.min(initial=present)), present, 1
+    while start > first and alike < COOL_DOWN_SESSIONS:
         start -= 1
-        calm = 0 if failing(start) else calm + 1
+        alike = alike + 1 if bool(failing(start)) == bool(failing(start + 1)) else 1
     reason, since = None, start
     for now in range(start, present + 1):
         if (shown := failing(now)) is not None:
@@ -102,11 +112,13 @@ def demotion(rows: pl.DataFrame, strategy: str, version: str) -> Verdict | None:
     return Verdict(version, strategy, f"brier_skill_below_zero of {DEMOTION_EVENT}", evidence)
 
 
-def compare(rows: pl.DataFrame, strategy: str, current: str, shadow: str) -> ShadowRecord:
-    """The `shadow` version against the `current` one: mean Brier over all events of one strategy's common rows.
+def compare(rows: pl.DataFrame, strategy: str, current: str, shadow: str, since: date | None = None) -> ShadowRecord:
+    """The `shadow` version against the `current` one: mean Brier over all events of one strategy's common rows of the
+    sessions from `since` on, when the trial began.
 
     `rows` as Scoreboard.read gives them with shadows.
     """
+    rows = rows.filter(pl.col("session") >= (since or date.min))
     mine, other = (
         rows.filter(pl.col("version") == version, pl.col("strategy") == strategy) for version in (current, shadow)
     )
@@ -129,10 +141,16 @@ def compare(rows: pl.DataFrame, strategy: str, current: str, shadow: str) -> Sha
 
 @dataclass(frozen=True)
 class State:
-    """What the monitor makes of one model's record: (strategy, mode) → why it is held, and how far features shifted."""
+    """What the monitor makes of one model's record: (strategy, mode) → why it is held, and how far features shifted.
+
+    `own`: of those held, the ones that this version's own record or features would hold alone. `unreadable`: the record
+    could not be read as a whole, so that everything is held until it can.
+    """
 
     held: Mapping[tuple[str, str], str]
     drift: Sequence[FeatureDrift] = ()
+    own: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    unreadable: bool = False
 
     def of(self, strategy: str, modes: Iterable[str]) -> dict[str, str]:
         """Those of `modes` in which the strategy is held → why."""
@@ -141,21 +159,40 @@ class State:
 
 def judge_state(rows: pl.DataFrame, seen: pl.DataFrame, artefact: Artefact, through: date) -> State:
     """The model's state after session `through`, from `rows` (Scoreboard.read) and the features `seen` with it until
-    then. Outcomes that were known only later count as pending."""
+    then. Outcomes that were known only later count as pending.
+
+    What was served uncertified holds nothing back: a mode is judged by the predictions that were served with it, by
+    whatever version, and by all of this version where that certifies it (so that a held mode can earn its release).
+    """
     known = pl.col("matured_through") <= through
     rows = rows.filter(pl.col("horizon") == artefact.horizon_sessions).with_columns(
         outcome=pl.when(known).then(pl.col("outcome")).otherwise(pl.lit(Outcome.PENDING.value)),
         matured_through=pl.when(known).then(pl.col("matured_through")),
     )
-    strategies = rows["strategy"].unique().sort().to_list()
-    found = holds(mode_records(rows, strategies), max(session_numbers(rows).values(), default=0))
+    numbers = session_numbers(rows)
+    present, mine = max(numbers.values(), default=0), pl.col("version") == artefact.version
+    found = holds(_records(rows, artefact, numbers), present)
+    own = holds(_records(rows.filter(mine), artefact, numbers), present) if found else {}
     trained = artefact.manifest.get("feature_drift")
     if not trained:
-        return State(found)
-    shifts = drift(seen.filter(pl.col("version") == artefact.version), trained["shares"])
+        return State(found, own=own)
+    shifts = drift(seen.filter(mine), trained["shares"])
     if drifted(shifts, trained["drifted_share_max"]):
-        found |= everything(artefact, FEATURE_DRIFT)
-    return State(found, shifts)
+        drifting = everything(artefact, FEATURE_DRIFT)
+        found, own = found | drifting, own | drifting
+    return State(found, shifts, own)
+
+
+def _records(rows: pl.DataFrame, artefact: Artefact, numbers: dict[object, int]) -> Iterator[ModeRecord]:
+    """The record of each strategy and mode over the rows that were certified for it."""
+    for strategy in rows["strategy"].unique().sort():
+        own = rows.filter(pl.col("strategy") == strategy)
+        certified = artefact.certified(strategy)
+        for mode in MODES:
+            counted = pl.col("certified_modes").str.split(" ").list.contains(mode.name)
+            if mode.name in certified:
+                counted |= pl.col("version") == artefact.version
+            yield ModeRecord(strategy, mode, own.filter(counted), numbers)
 
 
 def everything(artefact: Artefact, reason: str) -> dict[tuple[str, str], str]:
@@ -165,21 +202,28 @@ def everything(artefact: Artefact, reason: str) -> dict[tuple[str, str], str]:
 
 
 def state_of(board: Scoreboard, artefact: Artefact, through: date) -> State:
-    """As `judge_state`, of what the board holds. Reads HISTORY_SESSIONS at most, and no file about a later session.
+    """As `judge_state`, of what the board holds; reads no file about a later session.
 
-    Where the disk does not let the record be read, everything is held: nobody can know what it would show.
+    Where a file is damaged, or the disk does not let one be read, everything is held: nobody can know what it would
+    show.
     """
     try:
-        return _state_of(board, artefact, through)
-    except OSError as error:
+        found = _state_of(board, artefact, through)
+    except (OSError, pl.exceptions.ComputeError) as error:
         log.error("record_unreadable", why=str(error))
-        return State(everything(artefact, RECORD_UNREADABLE))
+        found = None
+    return found or State(everything(artefact, RECORD_UNREADABLE), unreadable=True)
 
 
-def _state_of(board: Scoreboard, artefact: Artefact, through: date) -> State:
-    days = sorted({part.session for part in board.frozen.parts(last=through)})
-    if not days:
+def _state_of(board: Scoreboard, artefact: Artefact, through: date) -> State | None:
+    """None where a file is damaged."""
+    frozen, outcomes = board.frozen.parts(last=through), board.outcomes.parts(last=through)
+    if not frozen and not outcomes:
         return State({})
-    rows = board.read(days[-HISTORY_SESSIONS:][0], through)
-    seen = board.features.read(board.features.parts(days[-DRIFT_SESSIONS:][0], through))
-    return judge_state(rows, seen, artefact, through)
+    days = sorted({part.session for part in (*frozen, *outcomes)})
+    features = board.features.parts(days[-DRIFT_SESSIONS:][0], through)
+    for folder, parts in ((board.frozen, frozen), (board.outcomes, outcomes), (board.features, features)):
+        if len(folder.whole(parts)) != len(parts):
+            return None
+    rows = board.scan(frozen, outcomes).filter(pl.col("horizon") == artefact.horizon_sessions).collect()
+    return judge_state(rows, board.features.read(features), artefact, through)

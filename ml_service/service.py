@@ -8,7 +8,7 @@ to data_service, and none within the same minute.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from functools import partial
 
@@ -28,7 +28,7 @@ from ml_service.features import FEATURES, TAIL_SESSIONS
 from ml_service.intraday.service import OpeningRange
 from ml_service.metrics import Metrics
 from ml_service.model import LOGIC_VERSION, STRATEGY
-from ml_service.monitor import State, state_of
+from ml_service.monitor import RECORD_NOT_WRITTEN, State, everything, state_of
 from ml_service.pointers import INTRADAY
 from ml_service.predict import (
     SESSION_AGE_DAYS_MAX,
@@ -118,6 +118,12 @@ class _Computed:
         self.state = state
         self.predictions = {symbol: released(each, state) for symbol, each in self.answers.predictions.items()}
         self.candidates = {s: [released(each, state) for each in found] for s, found in self.answers.candidates.items()}
+
+    def unrecorded(self, artefact: Artefact) -> "_Computed":
+        """The same for nobody to trade on: what is not in the record must not be acted upon."""
+        other, state = replace(self), self.state or State({})
+        other.judge(replace(state, held=everything(artefact, RECORD_NOT_WRITTEN) | dict(state.held)))
+        return other
 
     def all(self) -> Iterable[Prediction]:
         yield from self.predictions.values()
@@ -263,10 +269,14 @@ class PredictionService:
                 self._computed[key] = computed
                 if len(self._computed) > CACHED_SESSIONS_MAX:
                     self._computed.popitem(last=False)
-            if computed.state is None:
+            if computed.state is None or computed.state.unreadable:
                 computed.judge(await asyncio.to_thread(state_of, self.board, artefact, through))
             if not computed.frozen:
-                computed.frozen = await self._freeze(artefact, computed, through, as_of, shadow)
+                try:
+                    computed.frozen = await self._freeze(artefact, computed, through, as_of, shadow)
+                except OSError as error:
+                    self._report_not_frozen(artefact, through, error)
+                    return computed.unrecorded(artefact)
             return computed
 
     async def _compute(self, artefact: Artefact, through: date, as_of: datetime) -> _Computed:
@@ -284,7 +294,8 @@ class PredictionService:
     ) -> bool:
         """Put what is about to be served into the record, if it is about the market's present; whether it is there.
 
-        An answer is not withheld because it could not be frozen: that is logged, counted, and tried again.
+        An answer is not withheld because the market's clock could not be asked: that is logged, counted, and tried
+        again. Raises OSError where the disk refuses.
         """
         try:
             served_at = await self.present.instant(artefact.manifest["universe"], through, as_of)
@@ -303,11 +314,14 @@ class PredictionService:
                 await asyncio.to_thread(self._freeze_features, artefact, computed.answers, through)
                 if not shadow:
                     self.frozen_anew.set()
-        except (DataServiceError, OSError) as error:
-            log.error("not_frozen", session=str(through), version=artefact.version, why=str(error))
-            self.metrics.not_frozen()
+        except DataServiceError as error:
+            self._report_not_frozen(artefact, through, error)
             return False
         return True
+
+    def _report_not_frozen(self, artefact: Artefact, through: date, error: Exception) -> None:
+        log.error("not_frozen", session=str(through), version=artefact.version, why=str(error))
+        self.metrics.not_frozen()
 
     def _freeze_features(self, artefact: Artefact, answers: SessionAnswers, through: date) -> None:
         trained = artefact.manifest.get("feature_drift")

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,11 +88,14 @@ class WriteOnce:
         return sorted(part for part in found if part and first <= part.session <= last)
 
     def whole(self, parts: list[Part]) -> list[Part]:
-        """Those of `parts` that are what was written. Each other one is reported once and left where it is."""
+        """Those of `parts` that are what was written. Each other one is reported once and left where it is.
+
+        Raises OSError where the disk or the system does not let one be read: that says nothing about the file.
+        """
         return [part for part in parts if self._is_whole(part)]
 
     def read(self, parts: list[Part]) -> pl.DataFrame:
-        """The rows of those parts that are whole."""
+        """The rows of those parts that are whole. Raises OSError."""
         return self.scan(parts).collect()
 
     def scan(self, parts: list[Part]) -> pl.LazyFrame:
@@ -149,9 +153,9 @@ class WriteOnce:
 
     def _is_whole(self, part: Part) -> bool:
         try:
-            status = (self.root / part.name).stat()
-        except OSError:
-            return False
+            status = (self.root / part.name).lstat()
+        except FileNotFoundError:
+            return False  # moved away since the folder was listed
         stamp = (status.st_size, status.st_mtime_ns)
         if self._proven.get(part.name) == stamp:
             return True
@@ -169,12 +173,10 @@ class WriteOnce:
 
     def _prove(self, part: Part) -> None:
         path = self.root / part.name
-        try:
-            if path.is_symlink() or path.stat().st_size > FILE_BYTES_MAX:
-                raise DamagedError(f"{part.name} is no plain file of at most {FILE_BYTES_MAX} bytes")
-            content = path.read_bytes()
-        except OSError as error:
-            raise DamagedError(f"{part.name} is unreadable: {type(error).__name__}") from error
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES_MAX:
+            raise DamagedError(f"{part.name} is no plain file of at most {FILE_BYTES_MAX} bytes")
+        content = path.read_bytes()
         if Part.of(part.session, part.version, part.number, content) != part:
             raise DamagedError(f"{part.name} was changed after it was written")
         try:

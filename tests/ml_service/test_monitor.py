@@ -1,5 +1,6 @@
 """Modes are held and released, and models found wanting, by their own record only, at every instant alike."""
 
+import errno
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.common import Environment
+from ml_service.background import all_held
 from ml_service.drift import DRIFT_SESSIONS, baseline, feature_bins
 from ml_service.evidence import MODES
 from ml_service.labels import EVENTS
@@ -20,8 +22,10 @@ from ml_service.model import STRATEGY
 from ml_service.monitor import (
     COOL_DOWN_SESSIONS,
     FEATURE_DRIFT,
+    HOLD_EPISODES,
     HOLD_EPISODES_MIN,
     HOLD_SESSIONS,
+    RECORD_UNREADABLE,
     State,
     compare,
     demotion,
@@ -35,6 +39,7 @@ from ml_service.scoreboard import FEATURES_SEEN, Scoreboard
 HORIZON = 10
 FIRST = date(2020, 1, 1)
 SYMBOLS = ["S0", "S1", "S2"]
+ALL_MODES = "conservative moderate aggressive"
 
 
 def day(number: int) -> date:
@@ -42,12 +47,13 @@ def day(number: int) -> date:
 
 
 def artefact(**manifest: Any) -> Artefact:
-    return Artefact(VERSION + "0" * 52, {}, {}, {"horizon_sessions": HORIZON} | manifest)
+    return Artefact(VERSION + "0" * 52, {}, {}, {"horizon_sessions": HORIZON, "strategies": {}} | manifest)
 
 
 def write(board: Scoreboard, number: int, known: int, *, good: bool, strategy: str = "momentum", **more: Any) -> None:
     """One session's prediction and, where its horizon ended by session `known`, its outcome."""
     version = more.pop("version", VERSION)
+    more = {"certified_modes": ALL_MODES} | more
     board.frozen.add(day(number), version, frozen(day(number), SYMBOLS, version, strategy=strategy, **more))
     if number + HORIZON > known:
         return
@@ -65,7 +71,7 @@ def rows_of(hits: list[bool], known: int | None = None, net: list[float] | None 
     """Rows as Scoreboard.read gives them: every session of `hits` served, with the outcomes known after `known`."""
     known = len(hits) - 1 if known is None else known
     version = more.get("version", VERSION)
-    asked = pl.concat([frozen(day(n), SYMBOLS, **({"strategy": "momentum"} | more)) for n in range(len(hits))])
+    asked = pl.concat([frozen(day(n), SYMBOLS, **({"certified_modes": ALL_MODES} | more)) for n in range(len(hits))])
     told = [outcomes(day(0), SYMBOLS, day(0), version).clear()]
     for n, hit in enumerate(hits[: max(0, known - HORIZON + 1)]):
         changes: dict[str, Any] = {f"hit_{event}": hit for event in EVENTS}
@@ -95,6 +101,26 @@ def test_a_mode_is_held_from_ten_failing_episodes_on() -> None:
 def test_a_good_record_is_never_held() -> None:
     rows = rows_of((np.random.default_rng(1).uniform(size=300) < 0.9).tolist())
     assert held_at(rows, 299) == {}
+
+
+def test_a_mode_that_loses_seldom_is_held_however_long_that_takes() -> None:
+    """Two episodes a year, all lost: no stretch of 250 sessions ever has ten."""
+    hits = [number < HORIZON for number in range(6 * HOLD_SESSIONS)]
+    seldom = [number for number in range(len(hits)) if number % (HOLD_SESSIONS // 2) < 2]
+    rows = rows_of(hits).with_columns(
+        pl.when(pl.col("session").is_in([day(n) for n in seldom])).then("expected").otherwise(0.0).alias("expected")
+    )
+    tenth = seldom[2 * (HOLD_EPISODES_MIN - 1)] + HORIZON
+    assert held_at(rows, tenth - 1) == {}
+    assert set(held_at(rows, tenth).values()) == {"hit_rate_below_confidence"}
+    assert held_at(rows, len(hits) - 1).keys() == held_at(rows, tenth).keys()
+
+
+def test_what_is_older_than_the_last_twenty_episodes_and_250_sessions_is_forgiven() -> None:
+    bad = [False] * (HORIZON * HOLD_EPISODES)
+    good = [n % 7 > 0 for n in range(HOLD_SESSIONS + HORIZON + COOL_DOWN_SESSIONS)]
+    assert held_at(rows_of(bad), len(bad) - 1)
+    assert held_at(rows_of([*bad, *good]), len(bad) + len(good) - 1) == {}
 
 
 def test_a_loss_holds_a_mode_that_hits() -> None:
@@ -169,6 +195,79 @@ def test_another_horizons_record_and_shadows_hold_nothing(board: Scoreboard) -> 
     for number in range(HORIZON * (HOLD_EPISODES_MIN + 1)):
         write(board, number, 999, good=False, shadow=True)
     assert state_of(board, artefact(), day(300)).held == {}
+
+
+def certifying(*modes: str, version: str = VERSION) -> Artefact:
+    certificates = {"modes": {mode: {"certified": True} for mode in modes}}
+    manifest = {"horizon_sessions": HORIZON, "strategies": {STRATEGY: certificates}}
+    return Artefact(version + "0" * 52, {}, {}, manifest)
+
+
+def judged(rows: pl.DataFrame, model: Artefact) -> State:
+    return judge_state(rows, pl.DataFrame(schema=FEATURES_SEEN), model, day(999))
+
+
+def test_what_was_served_uncertified_holds_no_other_version() -> None:
+    model = certifying("moderate", version=OTHER)
+    uncertified = rows_of([False] * 250, strategy=STRATEGY, certified_modes="")
+    assert judged(uncertified, model).held == {}
+    one = rows_of([False] * 250, strategy=STRATEGY, certified_modes="moderate")
+    assert judged(one, model).held.keys() == {(STRATEGY, "moderate")}
+
+
+def test_a_held_mode_is_judged_by_what_its_version_says_meanwhile() -> None:
+    """While it is held, its predictions are frozen without the mode: they are its way back, and count."""
+    rows = rows_of([False] * 250, strategy=STRATEGY, certified_modes="")
+    assert judged(rows, certifying("moderate")).held.keys() == {(STRATEGY, "moderate")}
+    assert judged(rows, certifying()).held == {}
+
+
+def test_a_hold_inherited_from_another_version_is_not_the_models_own() -> None:
+    rows = rows_of([False] * 250, strategy=STRATEGY)
+    own, heir = certifying("moderate"), certifying("moderate", version=OTHER)
+    assert all_held(own, judged(rows, own)) == "hit_rate_below_confidence"
+    assert judged(rows, heir).of(STRATEGY, ["moderate"]) == {"moderate": "hit_rate_below_confidence"}
+    assert all_held(heir, judged(rows, heir)) is None
+
+
+@pytest.mark.parametrize("folder", ["frozen", "outcomes", "features"])
+def test_a_damaged_file_holds_everything_until_it_is_restored_or_moved_away(board: Scoreboard, folder: str) -> None:
+    for number in range(3):
+        write(board, number, 999, good=True)
+        board.features.add(day(number), VERSION, next(iter(seen({"f0": 0.0}, 1)[1].values())))
+    model = certifying("moderate")
+    assert state_of(board, model, day(300)) == State({})
+    kept = getattr(board, folder)
+    path = kept.root / kept.parts()[1].name
+    content = path.read_bytes()
+    path.write_bytes(content[:-3] + b"xyz")
+    for reader in (board, Scoreboard(board.frozen.root.parents[2], Environment.SIMULATED)):
+        state = state_of(reader, model, day(300))
+        assert state.of(STRATEGY, ["moderate"]) == {"moderate": RECORD_UNREADABLE}
+        assert (state.unreadable, all_held(model, state)) == (True, None)
+        assert state_of(reader, model, day(0)) == State({}), "a later file's damage does not reach back"
+    path.write_bytes(content)
+    assert state_of(board, model, day(300)) == State({})
+    path.write_bytes(b"")
+    assert state_of(board, model, day(300)).unreadable
+    path.rename(path.with_suffix(".damaged"))
+    assert state_of(board, model, day(300)) == State({})
+
+
+def test_a_disk_that_fails_for_a_moment_holds_everything_for_that_moment(
+    board: Scoreboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(board, 0, 999, good=True)
+
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    model = certifying("moderate")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", fail)
+        assert state_of(board, model, day(300)).of(STRATEGY, ["moderate"]) == {"moderate": RECORD_UNREADABLE}
+    assert state_of(board, model, day(300)) == State({})
+    assert board.read().height == len(SYMBOLS)
 
 
 def test_a_restart_finds_the_same_state(board: Scoreboard) -> None:
@@ -254,3 +353,5 @@ def test_a_shadow_is_compared_on_common_rows_only(board: Scoreboard) -> None:
     assert record.brier_shadow == pytest.approx(0.09)
     nothing = compare(board.read(shadow=None), "squeeze", VERSION, OTHER)
     assert (nothing.sessions, nothing.matured, nothing.brier_current, nothing.brier_shadow) == (0, 0, None, None)
+    since = compare(board.read(shadow=None), STRATEGY, VERSION, OTHER, day(12))
+    assert (since.sessions, since.matured) == (18, 8 * len(SYMBOLS))

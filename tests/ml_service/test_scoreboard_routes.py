@@ -167,17 +167,23 @@ async def test_the_first_answer_stays_whatever_is_served_later(
     assert again.board.frozen.parts()[: len(files)] == files
 
 
-async def test_an_answer_that_cannot_be_frozen_is_served_counted_and_frozen_later(
-    process: Process, bar_server: BarServer, days: list[date], tmp_path: Path
+async def test_an_answer_that_cannot_be_frozen_is_for_nobody_to_trade_on(
+    process: Process, artefact: Artefact, days: list[date], tmp_path: Path
 ) -> None:
     in_the_way = tmp_path / "scoreboard" / "simulated" / "frozen" / ".lock"
     in_the_way.mkdir(parents=True)
     now = at(days[SERVED + 1], 11)
     reply = await process.ask(now)
     assert numbered(reply)
+    assert (reply.certified_modes, {tuple(p.certified_modes) for p in numbered(reply).values()}) == ([], {()})
+    assert reply.held_modes == dict.fromkeys(artefact.certified_modes, "record_not_written")
     assert await process.metric("sauda_ml_not_frozen_total") == 1
     in_the_way.rmdir()
-    await process.ask(now)
+    again = await process.ask(now)
+    assert (again.certified_modes, again.held_modes) == (artefact.certified_modes, {})
+    assert {tuple(e.certified_modes) for e in await process.entries(strategy=STRATEGY)} == {
+        tuple(artefact.certified_modes)
+    }
     assert len(await process.entries()) == len(numbered(reply))
     assert await process.metric("sauda_ml_not_frozen_total") == 1
 
@@ -379,7 +385,7 @@ async def test_a_shadow_is_frozen_silently_and_judged_beside_the_current_model(
 ) -> None:
     other = registry.register(artefact.models, artefact.calibrations, artefact.manifest | {"provider": "other"})
     environment = process.service.environment
-    lifecycle.admit(registry, other, at=at(days[SERVED + 1], 10), ages=AGES)
+    lifecycle.admit(registry, other, at=at(days[SERVED - 31], 10), ages=AGES)
     assert registry.slots(environment)["10"].shadow == other.sha256
     reply = await process.ask(at(days[SERVED + 1], 11))
     assert reply.model_version == artefact.version
