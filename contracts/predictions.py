@@ -41,6 +41,7 @@ class Prediction(Wire):
     `certified_modes`: the modes that may trade on this strategy; others must not. `cluster` groups shares that moved
     together of late, so that a decision can bound what it stakes on one movement. `intraday`: the plan ends with the
     session and its costs are those of an intraday trade. `valid_until`: from then on it is not to be acted upon.
+    `model_version` and `logic_version` are told where another model than the reply's made the prediction.
     """
 
     symbol: Symbol
@@ -65,6 +66,8 @@ class Prediction(Wire):
     cluster: str | None = None
     intraday: bool = False
     valid_until: Instant | None = None
+    model_version: str | None = None
+    logic_version: str | None = None
 
 
 class PredictionsReply(Wire):

@@ -159,7 +159,8 @@ def exit_reason(market: MarketView, trade: OpenTrade) -> ExitReason | None:
     if market.today > trade.horizon_ends_on or (market.today == trade.horizon_ends_on and late):
         return ExitReason.HORIZON
     signal = market.signals.get(trade.symbol)
-    if signal is None or signal.abstained or signal.expired(market.now):
+    # A model that no mode may trade on, held or never certified, has no say in what is left either.
+    if signal is None or signal.abstained or not signal.certified_modes or signal.expired(market.now):
         return None
     return ExitReason.OPPOSITE_SIGNAL if signal.action is SignalAction.SELL else None
 

@@ -71,8 +71,10 @@ class Signal:
     logic_version: str | None = None
 
     def expired(self, now: datetime) -> bool:
-        """Whether it is not to be acted upon any more."""
-        return self.valid_until is not None and now >= self.valid_until
+        """Whether it is not to be acted upon any more; a buy that does not say until when it holds never is."""
+        if self.valid_until is None:
+            return self.action is SignalAction.BUY
+        return now >= self.valid_until
 
 
 @dataclass(frozen=True, slots=True)

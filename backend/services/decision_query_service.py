@@ -15,7 +15,7 @@ from backend.domain.reasons import Reason
 from backend.domain.risk import QuoteView
 from backend.models import AutoTradeSettings
 from backend.services.context import Trading
-from backend.services.gather_service import market_view
+from backend.services.gather_service import market_view, up_to_date
 from backend.services.ml_service_client import signal_batch
 from backend.services.settings_service import settings_of
 from contracts.market import Quote
@@ -140,7 +140,7 @@ def stored_view(trading: Trading, row: Any, symbols: Sequence[str]) -> MarketVie
     if not row.reply:
         return market_view(trading, now, symbols, quotes, {}, {})
     parts = {"predictions": row.predictions or {}, "candidates": row.candidates or {}}
-    batch = signal_batch(PredictionsReply.model_validate(row.reply | parts))
+    batch = up_to_date(signal_batch(PredictionsReply.model_validate(row.reply | parts)), trading, now)
     return market_view(trading, now, symbols, quotes, batch.signals, batch.proposals)
 
 

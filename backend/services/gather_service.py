@@ -33,6 +33,8 @@ from contracts.predictions import PredictionsReply
 
 log = structlog.get_logger()
 
+STALE_BARS = "stale_bars"
+
 
 @dataclass(frozen=True, slots=True)
 class MarketInputs:
@@ -75,7 +77,7 @@ async def gather_market(trading: Trading, now: datetime) -> MarketInputs:
         return MarketInputs(market_view(trading, now, (), {}, {}, {}))
     quotes, predictions = await asyncio.gather(
         trading.market_data.quotes(sorted({*symbols, *(trading.market_data.instruments.keys() & held)}), now),
-        trading.ml_service.predictions(symbols, now, trading.rules.horizon_sessions),
+        trading.ml_service.predictions(symbols, now, trading.rules.horizon_sessions, trading.rules.environment),
         return_exceptions=True,
     )
     problems: dict[str, str] = {}
@@ -89,7 +91,7 @@ async def gather_market(trading: Trading, now: datetime) -> MarketInputs:
             log.error("gather_crashed", batch=name, error=repr(batch))
         elif isinstance(batch, BaseException):
             raise batch
-    signal_batch = predictions if isinstance(predictions, SignalBatch) else None
+    signal_batch = up_to_date(predictions, trading, now) if isinstance(predictions, SignalBatch) else None
     quote_batch = None if isinstance(quotes, BaseException) else quotes
     view = market_view(
         trading,
@@ -105,6 +107,12 @@ async def gather_market(trading: Trading, now: datetime) -> MarketInputs:
         quote_batch.reply if quote_batch else None,
         signal_batch.reply if signal_batch else None,
     )
+
+
+def up_to_date(predictions: SignalBatch, trading: Trading, now: datetime) -> SignalBatch:
+    """The batch; abstaining where the last session it knows is not the one that the calendar says finished last."""
+    finished, through = trading.calendar.last_finished(now), predictions.reply.features_through
+    return predictions if finished is not None and through == finished else predictions.abstaining(STALE_BARS)
 
 
 def market_view(

@@ -74,6 +74,16 @@ class MarketCalendar:
         except YearNotRecorded:
             return None
 
+    def last_finished(self, now: datetime) -> date | None:
+        """The last session whose continuous trading is over; None where its year is not recorded."""
+        today = now.astimezone(IST).date()
+        if self.session(today) is not None and self.session_ended(now, now):
+            return today
+        try:
+            return self._calendar.previous_session_day(today, EXCHANGE)
+        except YearNotRecorded:
+            return None
+
     def session_ended(self, placed_at: datetime, now: datetime) -> bool:
         """Whether the last continuous trading of the day an order was placed on is over."""
         placed, moment = placed_at.astimezone(IST), now.astimezone(IST)

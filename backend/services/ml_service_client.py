@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from http import HTTPStatus
@@ -19,6 +19,7 @@ from backend.errors import SaudaError, UpstreamError
 from backend.services.kept_answers import KeptAnswers
 from backend.services.market_data_client import Reply, call, in_parts
 from backend.services.model_cards import ModelCard, ModelsIndex
+from contracts.common import Environment
 from contracts.predictions import ExplanationReply, Prediction, PredictionsReply, PredictionsRequest
 from contracts.scoreboard import FrozenPredictionsReply, ScoreboardReply
 
@@ -37,6 +38,20 @@ class SignalBatch:
     proposals: Mapping[str, Sequence[Signal]]
     reply: PredictionsReply
 
+    def abstaining(self, reason: str) -> "SignalBatch":
+        """The batch with nothing in it to act upon, and why."""
+        return replace(
+            self,
+            signals={
+                symbol: replace(signal, abstained=(*signal.abstained, reason))
+                for symbol, signal in self.signals.items()
+            },
+            proposals={
+                symbol: [replace(signal, abstained=(*signal.abstained, reason)) for signal in proposed]
+                for symbol, proposed in self.proposals.items()
+            },
+        )
+
 
 class MlServiceClient:
     """Calls ml_service. What changes once a session and anybody may ask for is kept for seconds; predictions never."""
@@ -47,11 +62,13 @@ class MlServiceClient:
         self._timeout_s = timeout_s
         self._kept = KeptAnswers[BaseModel](KEPT_S, KEPT_MAX)
 
-    async def predictions(self, symbols: Sequence[str], as_of: datetime, horizon_sessions: int) -> SignalBatch:
-        """What the model says of `symbols` as of an instant.
+    async def predictions(
+        self, symbols: Sequence[str], as_of: datetime, horizon_sessions: int, environment: Environment
+    ) -> SignalBatch:
+        """What the model of an environment says of `symbols` as of an instant.
 
         Raises:
-            UpstreamError: no answer in time, or none that can be read.
+            UpstreamError: no answer in time, none that can be read, or one to another question.
         """
         url = f"{self._url}/v1/predictions"
         replies = await asyncio.gather(
@@ -67,8 +84,7 @@ class MlServiceClient:
                 for part in in_parts(symbols)
             )
         )
-        if len({reply.model_version for reply in replies}) > 1:
-            raise UpstreamError("the model changed between two parts of one batch; the next tick asks again")
+        _require_answer(replies, as_of, environment)
         whole = {
             "predictions": {symbol: p for reply in replies for symbol, p in reply.predictions.items()},
             "candidates": {symbol: p for reply in replies for symbol, p in reply.candidates.items()},
@@ -128,6 +144,19 @@ class MlServiceClient:
         return await call(self._http, "GET", url, reply, timeout_s=self._timeout_s)
 
 
+def _require_answer(replies: Iterable[PredictionsReply], as_of: datetime, environment: Environment) -> None:
+    """Raises UpstreamError unless all parts answer the question that was asked, of one model and one session."""
+    for reply in replies:
+        if reply.environment is not environment:
+            raise UpstreamError(
+                f"ml_service answered for the {reply.environment.value} market, not {environment.value}"
+            )
+        if reply.as_of != as_of:
+            raise UpstreamError(f"ml_service answered as of {reply.as_of.isoformat()}, not {as_of.isoformat()}")
+    if len({(reply.model_version, reply.features_through) for reply in replies}) > 1:
+        raise UpstreamError("the model or its session changed between two parts of one batch; the next tick asks again")
+
+
 def signal_batch(reply: PredictionsReply) -> SignalBatch:
     """A reply turned into the decision's signals: a pure function of it, so that a stored one decides the same."""
     return SignalBatch(
@@ -173,7 +202,7 @@ def signal_of(prediction: Prediction, reply: PredictionsReply, certified_modes: 
         symbol=prediction.symbol,
         action=SignalAction(prediction.action.value),
         strategy=prediction.strategy,
-        model_version=reply.model_version,
+        model_version=prediction.model_version or reply.model_version,
         horizon_sessions=prediction.horizon_sessions,
         touch={t.net_return: t.probability for t in prediction.touch},
         expected_return_net=prediction.expected_return_net or 0.0,
@@ -187,7 +216,7 @@ def signal_of(prediction: Prediction, reply: PredictionsReply, certified_modes: 
         cluster=prediction.cluster,
         intraday=prediction.intraday,
         valid_until=prediction.valid_until,
-        logic_version=reply.logic_version,
+        logic_version=prediction.logic_version or reply.logic_version,
     )
 
 

@@ -84,6 +84,7 @@ def test_a_confidence_counts_for_its_own_return_only() -> None:
         ({"certified_modes": frozenset({Mode.CONSERVATIVE, Mode.AGGRESSIVE})}, Reason.MODE_NOT_CERTIFIED),
         ({"valid_until": NOW + INSTANT}, None),
         ({"valid_until": NOW}, Reason.PREDICTION_EXPIRED),
+        ({"valid_until": None}, Reason.PREDICTION_EXPIRED),
         ({"action": SignalAction.HOLD}, Reason.NOT_A_BUY),
         ({"action": SignalAction.SELL}, Reason.NOT_A_BUY),
         ({"reference_close": 0}, Reason.PRICE_MOVED),
@@ -184,6 +185,7 @@ SELLING = {"signals": {"INFY": make_signal(action=SignalAction.SELL)}}
         ({"signals": {"INFY": make_signal(action=SignalAction.SELL, abstained=("few_episodes",))}}, {}, None),
         ({"signals": {"INFY": make_signal(action=SignalAction.HOLD)}}, {}, None),
         ({"signals": {"INFY": make_signal(action=SignalAction.SELL, valid_until=NOW)}}, {}, None),
+        ({"signals": {"INFY": make_signal(action=SignalAction.SELL, certified_modes=frozenset())}}, {}, None),
         # the most urgent reason wins
         ({"now": SQUARE_OFF, "last": "960"}, {"product": Product.MIS}, ExitReason.SQUARE_OFF),
         ({**AFTER, "last": "960"}, {}, ExitReason.STOP),

@@ -156,7 +156,7 @@ async def test_an_intraday_proposal_is_for_intraday_users_and_ends_today(trading
 @pytest.mark.parametrize("what", ["expired", "held", "uncertified", "reply"])
 async def test_what_may_not_be_traded_on_is_not(trading, market, make_user, what):
     for stock in market.stocks.values():
-        stock.valid_until = market.now if what == "expired" else None
+        stock.valid_until = market.now if what == "expired" else stock.valid_until
         stock.certified = () if what == "uncertified" else stock.certified
     market.held_modes = {"moderate": "drifted"} if what == "held" else {}
     market.reply_modes = ("aggressive",) if what == "reply" else market.reply_modes

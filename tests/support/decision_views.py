@@ -64,6 +64,7 @@ def make_signal(symbol: str = "INFY", reference_close: Decimal | str | int = 100
         target=price * Decimal("1.06"),
         stop=price * Decimal("0.96"),
         certified_modes=frozenset(Mode),
+        valid_until=NOW.replace(hour=23),
     )
     return replace(signal, **changes)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import FastAPI, Query, Response
 
-from backend.domain.calendar import IST
+from backend.domain.calendar import IST, standard_calendar
 from contracts.common import Environment
 from contracts.market import (
     ActionsReply,
@@ -67,6 +67,9 @@ class Market:
     stocks: dict[str, Stock]
     quotes_down: bool = False
     predictions_down: bool = False
+    predicted_for: Environment = Environment.SIMULATED
+    features_through: date | None = None
+    """The last session the predictions know; None: that before the day of the question."""
     held_modes: dict[str, str] = field(default_factory=dict)
     reply_modes: tuple[str, ...] = MODES
     models: Models = field(default_factory=Models)
@@ -131,7 +134,7 @@ def prediction_of(symbol: str, stock: Stock, horizon: int, market: Market) -> Pr
         reasons=list(stock.reasons),
         certified_modes=list(stock.certified),
         cluster=stock.cluster,
-        valid_until=stock.valid_until,
+        valid_until=stock.valid_until or (market.now + timedelta(days=1)).replace(hour=0, minute=0),
     )
 
 
@@ -197,12 +200,13 @@ def create_app(market: Market) -> FastAPI:
             if s in market.stocks
         }
         return PredictionsReply(
-            environment=Environment.SIMULATED,
+            environment=market.predicted_for,
             as_of=body.as_of,
             model_version="test",
             logic_version="test_v1",
             trained_through=None,
-            features_through=None,
+            features_through=market.features_through
+            or standard_calendar().previous_session_day(body.as_of.astimezone(IST).date()),
             certified_modes=list(market.reply_modes),
             held_modes=market.held_modes,
             predictions=found,

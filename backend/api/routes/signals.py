@@ -35,7 +35,8 @@ async def get_predictions(query: Annotated[SymbolsQuery, Query()], request: Requ
     """
     trading = state.trading
     now = await trading.clock()
-    batch = await trading.ml_service.predictions(query.wanted(), now, trading.rules.horizon_sessions)
+    rules = trading.rules
+    batch = await trading.ml_service.predictions(query.wanted(), now, rules.horizon_sessions, rules.environment)
     view = PredictionsView.of(state.environment, batch.reply)
     essence = view.model_dump_json(exclude={"as_of"}).encode()
     return tagged(request, view.model_dump_json().encode(), essence=essence)
