@@ -8,6 +8,7 @@ training.
 import asyncio
 import gzip
 import json
+import zlib
 from datetime import date, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ml_service.features import features_hash
 from ml_service.lifecycle import TRAINING, promote
 from ml_service.model import LOGIC_VERSION, model_from_json
 from ml_service.predict import Ages, too_old
-from ml_service.registry import Artefact, Registry, canonical_json
+from ml_service.registry import Artefact, ArtefactError, Registry, canonical_json
 from ml_service.train import TRAIN_CALL_TIMEOUT_S, Trained, data_hash, fetch_bars, no_progress
 
 FILE = Path(__file__).parent / "shipped_model.json.gz"
@@ -35,16 +36,22 @@ def write(artefact: Artefact, path: Path = FILE) -> None:
 
 
 def read(path: Path = FILE) -> Trained | None:
-    """The shipped model, or None where there is none or it is of other features or another logic than this code's."""
+    """The shipped model, or None where there is none or it is of other features or another logic than this code's.
+
+    Raises ArtefactError where the file is damaged.
+    """
     if not path.exists():
         return None
-    with gzip.open(path) as file:
-        content = json.loads(file.read(FILE_BYTES_MAX))
-    manifest = content["manifest"]
-    if (manifest["features_hash"], manifest["logic_version"]) != (features_hash(), LOGIC_VERSION):
-        return None
-    models = {name: model_from_json(data) for name, data in content["models"].items()}
-    calibrations = {name: Calibration.from_json(data) for name, data in content["calibrations"].items()}
+    try:
+        with gzip.open(path) as file:
+            content = json.loads(file.read(FILE_BYTES_MAX))
+        manifest = content["manifest"]
+        if (manifest["features_hash"], manifest["logic_version"]) != (features_hash(), LOGIC_VERSION):
+            return None
+        models = {name: model_from_json(data) for name, data in content["models"].items()}
+        calibrations = {name: Calibration.from_json(data) for name, data in content["calibrations"].items()}
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtefactError(f"{path.name} is damaged: restore it, or make it with `make default-model`") from error
     return Trained(models, calibrations, manifest)
 
 

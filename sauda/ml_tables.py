@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 Record = dict[str, Any]
@@ -87,7 +88,7 @@ def filters_table(title: str, rows: dict[str, Record]) -> Table:
     table = Table(*columns, title=title)
     for name, row in rows.items():
         table.add_row(
-            name,
+            escape(name),
             str(row["trades"]),
             str(row["days"]),
             str(row["episodes"]),

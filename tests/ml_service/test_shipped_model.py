@@ -22,7 +22,7 @@ from ml_service.client import DataServiceClient
 from ml_service.features import FEATURES, features_hash
 from ml_service.model import LOGIC_VERSION, STRATEGY
 from ml_service.predict import Ages
-from ml_service.registry import Artefact, Registry
+from ml_service.registry import Artefact, ArtefactError, Registry
 from ml_service.train import data_hash, fetch_bars, no_progress
 from tests.support.market_server import serving
 
@@ -171,3 +171,11 @@ def test_the_same_model_is_written_as_the_same_bytes(tmp_path: Path) -> None:
     assert trained is not None
     shipped.write(Artefact("0" * 64, trained.models, trained.calibrations, trained.manifest), tmp_path / "model.gz")
     assert (tmp_path / "model.gz").read_bytes() == shipped.FILE.read_bytes()
+
+
+@pytest.mark.parametrize("damage", [b"", b"no gzip", gzip.compress(b"{"), gzip.compress(b"{}"), gzip.compress(b"[]")])
+def test_a_damaged_file_is_one_clear_error(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "model.json.gz"
+    path.write_bytes(damage)
+    with pytest.raises(ArtefactError, match="damaged: restore it"):
+        shipped.read(path)
