@@ -30,6 +30,7 @@ from ml_service.service import PredictionService
 
 SYMBOLS = [f"SIM{i:02d}" for i in range(40)]
 AGES = Ages(400, 120)
+ALL_MODES = "conservative moderate aggressive"
 SERVED = -30
 """The session that is served, counted from the last: the first one that no model was trained on."""
 
@@ -325,7 +326,7 @@ def failing_record(board: Scoreboard, version: str, days: list[date], sessions: 
     """Sessions on which nothing came of what was stated, the last outcome known with session `last_known`."""
     first = len(days) + last_known - 10 - sessions + 1
     for number in range(first, first + sessions):
-        rows = frozen(days[number], SYMBOLS[:2], version, strategy=STRATEGY)
+        rows = frozen(days[number], SYMBOLS[:2], version, strategy=STRATEGY, certified_modes=ALL_MODES)
         board.frozen.add(days[number], version, rows)
         hits: dict[str, Any] = {f"hit_{event}": number % 9 == 0 for event in EVENTS}
         known = outcomes(days[number], SYMBOLS[:2], days[number + 10], version, net_return=-0.05, **hits)
