@@ -53,7 +53,7 @@ def artefact(**manifest: Any) -> Artefact:
 def write(board: Scoreboard, number: int, known: int, *, good: bool, strategy: str = "momentum", **more: Any) -> None:
     """One session's prediction and, where its horizon ended by session `known`, its outcome."""
     version = more.pop("version", VERSION)
-    more = {"certified_modes": ALL_MODES} | more
+    more.setdefault("certified_modes", ALL_MODES)
     board.frozen.add(day(number), version, frozen(day(number), SYMBOLS, version, strategy=strategy, **more))
     if number + HORIZON > known:
         return
@@ -71,7 +71,8 @@ def rows_of(hits: list[bool], known: int | None = None, net: list[float] | None 
     """Rows as Scoreboard.read gives them: every session of `hits` served, with the outcomes known after `known`."""
     known = len(hits) - 1 if known is None else known
     version = more.get("version", VERSION)
-    asked = pl.concat([frozen(day(n), SYMBOLS, **({"certified_modes": ALL_MODES} | more)) for n in range(len(hits))])
+    more.setdefault("certified_modes", ALL_MODES)
+    asked = pl.concat([frozen(day(n), SYMBOLS, **more) for n in range(len(hits))])
     told = [outcomes(day(0), SYMBOLS, day(0), version).clear()]
     for n, hit in enumerate(hits[: max(0, known - HORIZON + 1)]):
         changes: dict[str, Any] = {f"hit_{event}": hit for event in EVENTS}
