@@ -6,11 +6,17 @@ from datetime import date, datetime, timedelta
 from contracts.common import Environment
 from ml_service.client import IST, DataServiceClient, DataServiceError
 
-PROBE_SYMBOLS = 5
+PROBE_SYMBOLS_MAX = 25
 PROBE_DAYS = 15
 KNOWN_SPANS_MAX = 512
 AHEAD_MAX = timedelta(seconds=60)
 """How far another machine's clock may run ahead of the market's and still mean the present."""
+
+
+def spread(symbols: list[str]) -> list[str]:
+    """At most PROBE_SYMBOLS_MAX of the symbols, evenly over the list: no few shares' gap reads as the market's."""
+    count = min(len(symbols), PROBE_SYMBOLS_MAX)
+    return [symbols[i * len(symbols) // count] for i in range(count)]
 
 
 class FinishedSessions:
@@ -31,9 +37,7 @@ class FinishedSessions:
             if first <= minute <= last:
                 return session
         today = minute.date()
-        source, frame = await self._client.bars(
-            symbols[:PROBE_SYMBOLS], today - timedelta(days=PROBE_DAYS), today, minute
-        )
+        source, frame = await self._client.bars(spread(symbols), today - timedelta(days=PROBE_DAYS), today, minute)
         if source is None or source.environment is not self._environment:
             raise DataServiceError(f"data_service does not serve the {self._environment.value} market")
         if frame.is_empty():

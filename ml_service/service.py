@@ -17,6 +17,7 @@ import structlog
 
 from contracts.common import Environment
 from contracts.predictions import (
+    Action,
     ExplanationReply,
     Prediction,
     PredictionsReply,
@@ -26,10 +27,11 @@ from ml_service.client import IST, DataServiceClient, DataServiceError, within
 from ml_service.drift import feature_bins
 from ml_service.features import FEATURES, TAIL_SESSIONS
 from ml_service.intraday.service import OpeningRange
+from ml_service.lifecycle import demoted_versions
 from ml_service.metrics import Metrics
 from ml_service.model import LOGIC_VERSION, STRATEGY
 from ml_service.monitor import RECORD_NOT_WRITTEN, State, everything, state_of
-from ml_service.pointers import INTRADAY
+from ml_service.pointers import INTRADAY, PointerError
 from ml_service.predict import (
     SESSION_AGE_DAYS_MAX,
     Abstention,
@@ -60,7 +62,7 @@ class Chosen:
 
 def choose(registry: Registry, environment: Environment, horizon: int | str, session: date) -> Chosen:
     """The current model of the plan (a horizon in sessions, or `intraday`), if it was trained before `session`; else
-    the newest registered one that was.
+    the newest registered one that was and is not demoted.
 
     A model that fails verification is never replaced silently by another: it abstains with `artefact_mismatch`.
     """
@@ -72,27 +74,30 @@ def choose(registry: Registry, environment: Environment, horizon: int | str, ses
         if current is None:
             return Chosen(None, Abstention.NO_MODEL)
         artefact = registry.load_for(current, environment, plan)
-    except ArtefactError as error:
+        if session > artefact.trained_through:
+            return Chosen(artefact, None)
+        demoted, _ = demoted_versions(registry.pointers.history(environment), plan)
+    except (ArtefactError, PointerError) as error:
         log.error("model_refused", why=str(error))
         return Chosen(None, Abstention.ARTEFACT_MISMATCH)
-    if session > artefact.trained_through:
-        return Chosen(artefact, None)
     earlier = [
         other
         for other in registry.usable()
-        if (other.environment, other.plan) == (environment, plan) and other.trained_through < session
+        if (other.environment, other.plan) == (environment, plan)
+        and other.trained_through < session
+        and other.sha256 not in demoted
     ]
     return Chosen(earlier[-1], None) if earlier else Chosen(None, Abstention.NO_MODEL)
 
 
 def released(prediction: Prediction, state: State) -> Prediction:
-    """The prediction without the modes that the monitor holds."""
+    """The prediction without the modes that the monitor holds; nothing to act upon where it has no other."""
     held = state.of(prediction.strategy, prediction.certified_modes)
     if not held:
         return prediction
-    return prediction.model_copy(
-        update={"certified_modes": [mode for mode in prediction.certified_modes if mode not in held]}
-    )
+    left = [mode for mode in prediction.certified_modes if mode not in held]
+    idle = {} if left else {"action": Action.HOLD, "reasons": [Abstention.INSUFFICIENT_EVIDENCE.value]}
+    return prediction.model_copy(update={"certified_modes": left} | idle)
 
 
 def expiring(prediction: Prediction, until: datetime) -> Prediction:
@@ -167,7 +172,7 @@ class PredictionService:
         self.present = Present(client, self._sessions, environment)
         self.frozen_anew = asyncio.Event()
         """Set when something was frozen: the background task need not wait any longer."""
-        self._computed: OrderedDict[tuple[date, str], _Computed] = OrderedDict()
+        self._computed: OrderedDict[tuple[date, str, date], _Computed] = OrderedDict()
         self._lock, self._explaining = asyncio.Lock(), asyncio.Lock()
 
     async def predict(self, request: PredictionsRequest) -> PredictionsReply:
@@ -260,7 +265,8 @@ class PredictionService:
     async def _of_session(
         self, artefact: Artefact, through: date, as_of: datetime, *, shadow: bool = False
     ) -> _Computed:
-        key = (through, artefact.sha256)
+        # Corporate actions become known by the day: what was computed on another day may lack one.
+        key = (through, artefact.sha256, as_of.astimezone(IST).date())
         async with self._lock:
             computed = self._computed.get(key)
             if computed is None or self._clock() - computed.at > self._cache_age_max:

@@ -79,13 +79,14 @@ def propose(
     flawed = list(unadjusted or {})
     rows = compute_candidates(bars).filter(pl.col("session") == day, ~pl.col("symbol").is_in(flawed))
     model, calibration = artefact.models[STRATEGY], artefact.calibrations[STRATEGY]
+    origin = {"model_version": artefact.version, "logic_version": artefact.manifest["logic_version"]}
     found: dict[str, Prediction] = {}
     for row in rows.iter_rows(named=True):
         # One by one: the last bit of a matrix product depends on its other rows, and these change during the day.
         x, atr = np.array([[row[name] for name in FEATURES]]), np.array([row["atr_fraction"]])
         if model.in_range(x)[0]:
             forecast = apply_calibration(calibration, model.scores(x, atr), atr)
-            found[row["symbol"]] = _prediction(row, forecast, artefact.certified(STRATEGY))
+            found[row["symbol"]] = _prediction(row, forecast, artefact.certified(STRATEGY)).model_copy(update=origin)
     return found
 
 

@@ -108,6 +108,7 @@ def test_a_proposal_says_its_plan(artefact: Artefact) -> None:
             up, down = (float(p or 0) - bar["close"] for p in (said.target, said.stop))
             assert up / -down == pytest.approx(TARGET_ATR / STOP_ATR, abs=0.02)
             assert (said.strategy, said.intraday, said.horizon_sessions) == (STRATEGY, True, 1)
+            assert (said.model_version, said.logic_version) == (artefact.version, artefact.manifest["logic_version"])
             assert said.certified_modes == artefact.certified(STRATEGY)
             assert said.expected_return_net is not None
             assert said.expected_return_gross == pytest.approx(said.expected_return_net + COST_FRACTION)

@@ -13,11 +13,17 @@ import pytest
 from bar_server import IST, BarServer, serving
 
 from contracts.common import Environment, Problem
+from contracts.market import BarsRequest
 from contracts.predictions import PredictionsReply
 from ml_service.config import Settings
+from ml_service.lifecycle import TRAINING, Verdict, demote_if, promote
 from ml_service.main import create_app
 from ml_service.model import STRATEGY
+from ml_service.monitor import State
+from ml_service.pointers import Change
+from ml_service.present import PROBE_DAYS
 from ml_service.registry import Artefact, Registry
+from ml_service.service import released
 
 Client = httpx.AsyncClient
 
@@ -60,6 +66,11 @@ async def ask(http: Client, as_of: datetime, symbols: list[str] | None = None, *
     return PredictionsReply.model_validate_json(response.content)
 
 
+def histories(server: BarServer) -> list[BarsRequest]:
+    """The questions that were for more than which session was the last."""
+    return [call for call in server.calls if (call.through - call.from_).days > PROBE_DAYS]
+
+
 def reasons(reply: PredictionsReply) -> set[tuple[str, ...]]:
     return {tuple(prediction.reasons) for prediction in reply.predictions.values()}
 
@@ -90,15 +101,15 @@ async def test_a_request_costs_one_small_question_a_minute(
     for second in range(0, 60, 5):
         await ask(client, at(days[-3], 11, 0, second))
     universe, probes = (
-        [c for c in bar_server.calls if len(c.symbols) == 40],
-        [c for c in bar_server.calls if len(c.symbols) == 5],
+        histories(bar_server),
+        [c for c in bar_server.calls if c not in histories(bar_server)],
     )
     # The second small question was which session the market's present knows: it is asked once.
     assert (len(universe), len(probes), bar_server.clock_calls) == (1, 2, 1)
     for minute in range(1, 31):
         await ask(client, at(days[-3], 11, minute))
     await ask(client, at(days[-3], 11, 7, 30))
-    universe = [call for call in bar_server.calls if len(call.symbols) == 40]
+    universe = histories(bar_server)
     assert (len(universe), len(bar_server.calls), bar_server.clock_calls) == (1, 33, 1)
 
 
@@ -246,7 +257,7 @@ async def test_what_was_computed_is_refreshed_after_a_while(
         for passed_s, fetched in ((0, 1), (599, 1), (2, 2)):
             now[0] += timedelta(seconds=passed_s)
             await ask(http, at(days[-3], 11, 0))
-            assert sum(len(call.symbols) == 40 for call in bar_server.calls) == fetched
+            assert len(histories(bar_server)) == fetched
 
 
 async def test_an_absent_data_service_is_a_problem(
@@ -298,3 +309,50 @@ async def test_cards_show_the_record(client: Client, artefact: Artefact) -> None
     unrouted = await client.get("/v1/nothing")
     assert (unrouted.status_code, unrouted.json()["code"]) == (404, "not_found")
     assert (await client.get("/health")).json()["status"] == "ok"
+
+
+async def test_a_demoted_model_answers_for_no_day(
+    client: Client, registry: Registry, artefact: Artefact, days: list[date]
+) -> None:
+    through = days[-60].isoformat()
+    dates = {"trained_through": through, "calibrated_through": through, "provider": "older"}
+    earlier = registry.register(artefact.models, artefact.calibrations, artefact.manifest | dates)
+    now = datetime(2024, 6, 3, 4, 30, tzinfo=UTC)
+    assert (await ask(client, at(days[-40], 11, 0))).model_version == earlier.version
+    promote(registry, earlier, at=now, by=TRAINING, reason="for a test")
+    verdict = Verdict(earlier.version, STRATEGY, "for a test")
+    assert isinstance(demote_if(registry, artefact.environment, "10", verdict, at=now, ages=None), Change)
+    assert (await ask(client, at(days[-5], 11, 0))).model_version == artefact.version
+    assert reasons(await ask(client, at(days[-40], 11, 0))) == {("no_model",)}
+
+
+async def test_another_day_is_computed_anew_over_the_same_session(
+    client: Client, bar_server: BarServer, days: list[date]
+) -> None:
+    for hour, fetched in ((16, 1), (23, 1)):
+        await ask(client, at(days[-3], hour, 0))
+        assert len(histories(bar_server)) == fetched
+    reply = await ask(client, at(days[-3] + timedelta(days=1), 9, 0))
+    assert reply.features_through == days[-3]
+    assert len(histories(bar_server)) == 2
+
+
+async def test_the_first_shares_of_the_universe_do_not_stand_for_all(
+    client: Client, bar_server: BarServer, artefact: Artefact, days: list[date]
+) -> None:
+    stopped = artefact.manifest["universe"][:5]
+    bar_server.bars = bar_server.bars.filter(~pl.col("symbol").is_in(stopped) | (pl.col("session") < days[-9]))
+    assert (await ask(client, at(days[-3], 11, 0))).features_through == days[-4]
+
+
+async def test_a_model_that_is_held_altogether_sells_and_buys_nothing(
+    client: Client, artefact: Artefact, days: list[date]
+) -> None:
+    reply = await ask(client, at(days[-3], 11, 0), artefact.manifest["universe"])
+    acting = next(p for p in reply.predictions.values() if p.action == "buy")
+    first, *others = acting.certified_modes
+    held = released(acting, State({(STRATEGY, mode): "drifted" for mode in acting.certified_modes}))
+    assert (held.action, held.reasons, held.certified_modes) == ("hold", ["insufficient_evidence"], [])
+    assert held.expected_return_net == acting.expected_return_net
+    if others:
+        assert released(acting, State({(STRATEGY, first): "drifted"})).action == "buy"
