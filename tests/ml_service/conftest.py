@@ -1,5 +1,7 @@
 """What the prediction tests share: two synthetic markets, and the models trained on them."""
 
+import fcntl
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import polars as pl
 import pytest
 from synthetic_market import simulate
 
+from ml_service import shipped
 from ml_service.lifecycle import TRAINING, promote
 from ml_service.registry import Artefact, Registry
 from ml_service.train import Trained, train
@@ -27,14 +30,29 @@ def planted() -> pl.DataFrame:
     return simulate(1.0, symbols=24, sessions=1100)
 
 
-@pytest.fixture(scope="session")
-def trained(planted: pl.DataFrame) -> Trained:
-    return train(cut(planted, 30), HORIZON)
+def trained_once(name: str, bars: pl.DataFrame, factory: pytest.TempPathFactory) -> Trained:
+    """A real training, made by the first of a run's processes that needs it and read by the others."""
+    folder = factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    path = folder / f"{name}.json.gz"
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            made = train(bars, HORIZON)
+            shipped.write(Artefact("", made.models, made.calibrations, made.manifest), path)
+    found = shipped.read(path)
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="session")
-def trained_without_edge() -> Trained:
-    return train(simulate(0.0, symbols=24, sessions=1000), HORIZON)
+def trained(planted: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return trained_once("planted", cut(planted, 30), tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def trained_without_edge(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return trained_once("aimless", simulate(0.0, symbols=24, sessions=1000), tmp_path_factory)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from click.testing import Result
 from quick_training import few_trees
+from rich.console import Console
 from synthetic_market import business_days, simulate
 from typer.testing import CliRunner
 
@@ -86,7 +87,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def judged(files: dict[str, Path], data_dir: Path, *more: str, **instead: Path | date) -> Result:
     options = {"from": FROM, "to": TO, **{name: path for name, path in files.items() if name != "history"}, **instead}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    with few_trees():
+    with few_trees(), pytest.MonkeyPatch.context() as patch:
+        # A test runner may have set a narrow terminal before the commands were imported.
+        patch.setattr("sauda.ml.console", Console(width=220))
         return runner.invoke(app, ["evaluate", *words, "--data-dir", str(data_dir), *more], env={"COLUMNS": "220"})
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from bar_server import BarServer, serving
+from quick_training import few_trees
 from rich.console import Console
 from synthetic_market import simulate
 
@@ -16,6 +17,12 @@ from sauda.embedded import DataFolderError
 from sauda.models import ensure_model
 
 SIMULATED = Environment.SIMULATED
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    with few_trees():
+        yield
 
 
 @pytest.fixture(scope="module")

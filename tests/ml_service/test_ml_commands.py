@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from bar_server import BarServer, serving
+from quick_training import few_trees
 from synthetic_market import simulate
 from typer.testing import CliRunner
 
@@ -19,6 +20,12 @@ from ml_service.walkforward import TrainingError
 from sauda.ml import app
 
 runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    with few_trees():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ class Switches:
 
 def deployed(desk: SendDesk, environment: Environment, live_trading: bool) -> None:
     rules = replace(desk.trading.rules, environment=environment, live_trading=live_trading)
+    desk.market.predicted_for = environment
     desk.trading = replace(desk.trading, rules=rules)
 
 
