@@ -161,6 +161,43 @@ first."""
 PRICE_DECIMALS = 6
 
 
+class QuoteHistoryRequest(Wire):
+    """What quotes showed as each bar of `symbols` ended: of the sessions `from`..`through`, both inclusive, known at
+    `as_of`. Unadjusted: what an order would have met."""
+
+    symbols: Symbols
+    interval: Interval
+    from_: Annotated[date, Field(alias="from")]
+    through: date
+    as_of: Instant
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "QuoteHistoryRequest":
+        if self.from_ > self.through:
+            raise ValueError("from must not be after through")
+        return self
+
+
+class QuoteHistoryHead(Wire):
+    """What the columns of a quote history do not say. `half_spread_bp`: no source records the order book, so a quote's
+    bid and ask are taken to stand this many basis points around the last price, to the tick, at least one tick;
+    `missing` says, per symbol without a row, why."""
+
+    environment: Environment
+    as_of: Instant
+    provider: str
+    interval: Interval
+    half_spread_bp: Rupees
+    missing: dict[Symbol, str] = {}
+
+
+QUOTE_HISTORY_ARROW = "application/vnd.sauda.quote-history+arrow"
+"""The reply to a QuoteHistoryRequest: four bytes, big-endian, with the length of what follows; a QuoteHistoryHead as
+JSON; and an Arrow IPC stream of one table with the columns symbol, start and end (seconds since 1970-01-01 UTC), open,
+high, low, close, previous_close, lower_band, upper_band, tick (paise), volume, lot, freeze_quantity (shares) and
+has_derivatives, by symbol, oldest first. What is known of a session before it opens stands in each of its rows."""
+
+
 class QuotesRequest(Wire):
     symbols: Symbols
     as_of: Instant | None = Field(default=None, description="The market's present where it is left out.")

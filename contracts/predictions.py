@@ -2,8 +2,9 @@
 
 from datetime import date
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from contracts.common import Environment, Instant, Rupees, Symbol, Symbols, Wire
 
@@ -90,6 +91,84 @@ class PredictionsReply(Wire):
     held_modes: dict[str, str] = {}
     predictions: dict[Symbol, Prediction]
     candidates: dict[Symbol, list[Prediction]] = {}
+
+
+WALK_FORWARD = "walk_forward"
+
+
+class WalkForwardRequest(Wire):
+    """Have ready what the strategies would have said on every day up to `through`, each day by models trained and
+    calibrated on what had ended before it, and certified by the record of then."""
+
+    through: date
+    as_of: Instant
+    horizon_sessions: int = Field(default=HORIZON_SESSIONS_DEFAULT, ge=1, le=60, strict=True)
+
+
+class WalkForwardStatus(StrEnum):
+    RUNNING = "running"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class WalkForwardReply(Wire):
+    """How far it is: `done` of `total` steps, `what` is done now or went wrong. Asking again with the same request
+    tells how it goes on; a failed one starts anew. `first` and `last`: the days it can answer for once it is ready."""
+
+    environment: Environment
+    status: WalkForwardStatus
+    done: int = 0
+    total: int = 0
+    what: str = ""
+    first: date | None = None
+    last: date | None = None
+
+
+class PredictionHistoryRequest(Wire):
+    """What was to be acted on in `symbols` on the trading days `from`..`through`, both inclusive.
+
+    `model`: a registered version, which answers only for days after it was trained; or `walk_forward`, which must be
+    ready (see WalkForwardRequest) and then answers from the run with the same `as_of` day and horizon.
+    """
+
+    symbols: Symbols
+    from_: Annotated[date, Field(alias="from")]
+    through: date
+    as_of: Instant
+    horizon_sessions: int = Field(default=HORIZON_SESSIONS_DEFAULT, ge=1, le=60, strict=True)
+    model: str = WALK_FORWARD
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PredictionHistoryRequest":
+        if self.from_ > self.through:
+            raise ValueError("from must not be after through")
+        return self
+
+
+class SessionPredictions(Wire):
+    """What could be acted on in the session of `day`: predictions and candidates with an action and a certified mode,
+    as `/v1/predictions` would have served them on that day. `idle` counts the others by reason (`hold` where there was
+    a view, but nothing to do)."""
+
+    day: date
+    features_through: date
+    model_version: str | None
+    logic_version: str
+    trained_through: date | None
+    predictions: dict[Symbol, Prediction] = {}
+    candidates: dict[Symbol, list[Prediction]] = {}
+    idle: dict[str, int] = {}
+
+
+class PredictionHistoryReply(Wire):
+    """One entry per session that can be answered for, oldest first; a day that is missing has no answer, and
+    `unanswered` says why."""
+
+    environment: Environment
+    as_of: Instant
+    model: str
+    sessions: list[SessionPredictions]
+    unanswered: dict[date, str] = {}
 
 
 class Contribution(Wire):

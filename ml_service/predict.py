@@ -135,7 +135,7 @@ def view_of(bars: pl.DataFrame, features_through: date, unadjusted: Mapping[str,
 @dataclass(frozen=True)
 class SessionAnswers:
     """All that a model version says as of one session: the machine-learned strategy's view of every symbol, what the
-    rules propose, and each feature's share of rows per training decile (see `monitor`)."""
+    rules propose, and the rows of features they were made from (see `monitor`)."""
 
     predictions: dict[str, Prediction]
     candidates: dict[str, list[Prediction]] = field(default_factory=dict[str, list[Prediction]])
