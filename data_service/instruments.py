@@ -24,6 +24,9 @@ BAND_FIXED_PCT = 20
 TICK_VALID_DAYS = 31
 """Ticks are reviewed monthly (NSE, since 2025-04-15): an older word on a tick is not relied on, the table is."""
 
+LOT_SIZE, FREEZE_QUANTITY = 1, 100_000
+"""Shares; assumed where no source says them."""
+
 PROPERTIES = ("exchange", "name", "isin", "series", "lot_size", "freeze_quantity", "has_derivatives", "band_pct")
 
 
@@ -31,6 +34,16 @@ def load_reference(path: Path = REFERENCE_FILE) -> dict[str, str]:
     """Names of the shares known to have derivatives, by symbol."""
     with path.open(newline="", encoding="utf-8") as lines:
         return {row["symbol"]: row["name"] for row in csv.DictReader(lines)}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What was said of a share by a day: the width of its band in per cent, lot and freeze quantity in shares."""
+
+    band_pct: int
+    lot_size: int
+    freeze_quantity: int
+    has_derivatives: bool
 
 
 @dataclass(frozen=True)
@@ -81,13 +94,22 @@ class InstrumentMaster:
         return said
 
     def has_derivatives(self, symbol: str, day: date) -> bool:
-        return bool(self.known(symbol, day).get("has_derivatives", symbol in self.reference))
+        return self.terms(symbol, day).has_derivatives
 
     def band_pct(self, symbol: str, day: date) -> int:
         """The width of the daily price band on either side, in per cent; the dynamic band's first width."""
-        if self.has_derivatives(symbol, day):
-            return BAND_DYNAMIC_PCT
-        return int(self.known(symbol, day).get("band_pct", BAND_FIXED_PCT))
+        return self.terms(symbol, day).band_pct
+
+    def terms(self, symbol: str, day: date) -> Terms:
+        """What an order in the share had to keep to on `day`."""
+        said = self.known(symbol, day)
+        has_derivatives = bool(said.get("has_derivatives", symbol in self.reference))
+        return Terms(
+            band_pct=BAND_DYNAMIC_PCT if has_derivatives else int(said.get("band_pct", BAND_FIXED_PCT)),
+            lot_size=int(said.get("lot_size", LOT_SIZE)),
+            freeze_quantity=int(said.get("freeze_quantity", FREEZE_QUANTITY)),
+            has_derivatives=has_derivatives,
+        )
 
     def tick_said(self, symbol: str, day: date) -> int | None:
         """The tick in paise where a source said it lately. The table does not hold for ETFs, nor for a share whose
@@ -98,8 +120,7 @@ class InstrumentMaster:
 
     def at(self, symbol: str, close: int, day: date) -> Instrument:
         """The share on `day`; its tick follows `close` (paise) where no source said it lately."""
-        said = self.known(symbol, day)
-        has_derivatives = bool(said.get("has_derivatives", symbol in self.reference))
+        said, terms = self.known(symbol, day), self.terms(symbol, day)
         tick = self.tick_said(symbol, day) or int(tick_paise(np.array([close]), day)[0])
         return Instrument(
             symbol=symbol,
@@ -108,8 +129,8 @@ class InstrumentMaster:
             isin=said.get("isin"),
             series=said.get("series", "EQ"),
             tick_size_rupees=rupees(tick),
-            lot_size=int(said.get("lot_size", 1)),
-            freeze_quantity=int(said.get("freeze_quantity", 100_000)),
-            has_derivatives=has_derivatives,
-            band_pct=None if has_derivatives else rupees(self.band_pct(symbol, day) * 100),
+            lot_size=terms.lot_size,
+            freeze_quantity=terms.freeze_quantity,
+            has_derivatives=terms.has_derivatives,
+            band_pct=None if terms.has_derivatives else rupees(terms.band_pct * 100),
         )

@@ -26,6 +26,7 @@ from data_service.providers.base import Kind, RawQuote
 from data_service.providers.recorded import RecordedMarket, Reference
 from data_service.providers.simulated import SimulatedMarket
 from data_service.quote_book import QuoteBook
+from data_service.quote_history_routes import quote_history_router
 from data_service.reference_routes import metrics_router, reference_router
 from data_service.routes import Market, health_router, router
 from data_service.sessions import DAY_S, Sessions, floor_s, ist_date, load_sessions
@@ -182,6 +183,6 @@ def create_app(
         title="Sauda data_service", version=version("sauda"), docs_url="/docs", redoc_url=None, lifespan=lifespan
     )
     install_handlers(app)
-    for routes in (router, reference_router, health_router, metrics_router):
+    for routes in (router, quote_history_router, reference_router, health_router, metrics_router):
         app.include_router(routes(market))
     return app

@@ -21,6 +21,7 @@ from contracts.market import (
     InstrumentsReply,
     Interval,
     Quote,
+    QuoteHistoryRequest,
     QuotesReply,
     QuotesRequest,
 )
@@ -99,17 +100,17 @@ def checked(market: Market, as_of: datetime | None) -> datetime:
     return as_of.astimezone(IST)
 
 
-def _within_limit(view: MarketView, request: BarsRequest, as_of: datetime) -> None:
-    """Raises RequestError where the answer could hold more than BARS_PER_REQUEST_MAX bars."""
+def within_limit(
+    view: MarketView, request: BarsRequest | QuoteHistoryRequest, as_of: datetime, bars_max: int = BARS_PER_REQUEST_MAX
+) -> None:
+    """Raises RequestError where the answer could hold more than `bars_max` bars."""
     days = view.days(floor_s(as_of))
     first, last = max(request.from_, days[0] if days else date.max), min(request.through, ist_date(as_of))
     sessions = max(int(np.busday_count(first, last)) + 1, 1) if first <= last else 1
     per_session = SESSION_S // INTERVAL_S.get(request.interval, SESSION_S)
     bars = len(request.symbols) * sessions * per_session
-    if bars > BARS_PER_REQUEST_MAX:
-        raise RequestError(
-            "too_many_bars", f"Up to {bars} bars are asked for, {BARS_PER_REQUEST_MAX} are allowed: ask in parts."
-        )
+    if bars > bars_max:
+        raise RequestError("too_many_bars", f"Up to {bars} bars are asked for, {bars_max} are allowed: ask in parts.")
 
 
 def router(market: Market) -> APIRouter:
@@ -129,7 +130,7 @@ def router(market: Market) -> APIRouter:
         "/bars",
         operation_id="get_bars",
         responses={**PROBLEMS, 200: {"model": BarsReply, "content": {BARS_ARROW: {}}}},
-        openapi_extra=_example(BARS_EXAMPLE),
+        openapi_extra=example_of(BARS_EXAMPLE),
     )
     async def get_bars(request: BarsRequest, accept: Annotated[str, Header()] = "") -> Response:
         """Bars as columns. Only bars that had ended by `as_of`, adjusted by what was known by then; each series says
@@ -139,7 +140,7 @@ def router(market: Market) -> APIRouter:
             await market.completer.complete(request.interval, request.symbols, request.from_, request.through, as_of)
         return await run_in_threadpool(_bars_response, market, request, as_of, BARS_ARROW in accept)
 
-    @routes.post("/quotes", operation_id="get_quotes", responses=PROBLEMS, openapi_extra=_example(QUOTES_EXAMPLE))
+    @routes.post("/quotes", operation_id="get_quotes", responses=PROBLEMS, openapi_extra=example_of(QUOTES_EXAMPLE))
     async def get_quotes(request: QuotesRequest) -> QuotesReply:
         """The market in each symbol as it stood at `as_of`: of this moment from the providers, where there are any, and
         else from the bars that had ended; each quote says its source and age."""
@@ -194,7 +195,7 @@ def health_router(market: Market) -> APIRouter:
 
 def _bars_response(market: Market, request: BarsRequest, as_of: datetime, arrow: bool) -> Response:
     view = market.source.view()
-    _within_limit(view, request, as_of)
+    within_limit(view, request, as_of)
     series, missing = _series(view, request, as_of)
     head = bars_head(
         environment=market.environment,
@@ -218,7 +219,7 @@ def _recorded_quotes(market: Market, symbols: Sequence[str], as_of_s: int) -> di
     return {symbol: view.quote(symbol, as_of_s) for symbol in symbols}
 
 
-def _example(example: Mapping[str, object]) -> dict[str, object]:
+def example_of(example: Mapping[str, object]) -> dict[str, object]:
     return {"requestBody": {"content": {"application/json": {"example": example}}}}
 
 

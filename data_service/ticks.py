@@ -1,10 +1,11 @@
 """Tick sizes and daily price bands, as dated facts."""
 
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 
-from data_service.bars import Ints
+from data_service.bars import Ints, day_number
+from data_service.sessions import EPOCH
 
 TICK_TABLES: tuple[tuple[date, tuple[tuple[int, int], ...]], ...] = (
     (date(2025, 4, 15), ((250_00, 1), (1_000_00, 5), (5_000_00, 10), (10_000_00, 50), (20_000_00, 100))),
@@ -32,7 +33,18 @@ def tick_paise(price: Ints, day: date) -> Ints:
     return tick
 
 
-def bands_paise(previous_close: Ints, tick: Ints, band_pct: int) -> tuple[Ints, Ints]:
+def ticks_paise(price: Ints, days: Ints) -> Ints:
+    """`tick_paise` of one price per day (days since 1970-01-01)."""
+    starts = np.array(sorted(day_number(since) for since, _ in TICK_TABLES))
+    table = np.searchsorted(starts, days, side="right")
+    tick = np.zeros(len(days), dtype=np.int64)
+    for number in np.unique(table):
+        rows = table == number
+        tick[rows] = tick_paise(price[rows], EPOCH + timedelta(days=int(days[rows][0])))
+    return tick
+
+
+def bands_paise(previous_close: Ints, tick: Ints, band_pct: int | Ints) -> tuple[Ints, Ints]:
     """Lowest and highest price allowed, in paise on the tick, `band_pct` per cent around the previous close."""
     low = -(-previous_close * (100 - band_pct) // (100 * tick)) * tick
     high = previous_close * (100 + band_pct) // (100 * tick) * tick

@@ -6,7 +6,8 @@ from typing import Protocol
 
 from contracts.market import CorporateAction, Instrument, Interval, Quote
 from data_service.adjust import Factors
-from data_service.bars import Bars
+from data_service.bars import Bars, Ints
+from data_service.quote_history import SessionFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class MarketView(Protocol):
 
     def quote(self, symbol: str, as_of_s: int) -> Quote | Missing:
         """The market in `symbol` as it stood at `as_of_s`."""
+        ...
+
+    def session_facts(self, symbol: str, days: Ints, as_of_s: int) -> SessionFacts:
+        """What a quote of `symbol`, as it is called at `as_of_s`, stood on in each of its sessions `days` (ascending,
+        since 1970-01-01), by what was known then."""
         ...
 
     def days(self, as_of_s: int) -> tuple[date, date] | None:

@@ -14,9 +14,10 @@ from data_service.adjust import NO_FACTORS, Factors, factors_of, multipliers
 from data_service.bars import INTERVAL_S, Bars, Ints, day_number, joined, without_days
 from data_service.encode import wire_actions
 from data_service.instruments import InstrumentMaster
+from data_service.quote_history import SessionFacts, closes_before
 from data_service.quotes import SessionSoFar, build_quote
 from data_service.resample import complete_by, daily_of, filled_up, finer_than, resampled
-from data_service.sessions import DAY_S, EPOCH, IST_OFFSET_S, Sessions, ist_instant
+from data_service.sessions import DAY_S, EPOCH, IST_OFFSET_S, Sessions, ist_instant, ist_midnight_s
 from data_service.store.frames import Decoder, StoreSnapshot
 from data_service.store.schemas import INSTRUMENT_SCHEMA
 from data_service.store.stores import Stores
@@ -269,6 +270,66 @@ class RecordedView:
         on = EPOCH + timedelta(days=day)
         scale = multipliers(np.array([closed_on]), self.factors(symbol, on), on)
         return max(round(close * float(scale[0])), 1)
+
+    def session_facts(self, symbol: str, days: Ints, as_of_s: int) -> SessionFacts:
+        """See MarketView."""
+        parts = [
+            (span.name, days[(days >= day_number(span.first)) & (days <= day_number(span.last))])
+            for span in self._names(symbol, ist_instant(as_of_s).date())
+        ]
+        terms = [self._master.terms(name, EPOCH + timedelta(days=day)) for name, part in parts for day in part.tolist()]
+        runs = [self._previous_closes(name, run) for name, part in parts for run in self._runs(name, part) if len(run)]
+        return SessionFacts(
+            day=days,
+            previous_close=np.concatenate([days[:0], *runs]),
+            band_pct=np.array([each.band_pct for each in terms], dtype=np.int64),
+            lot=np.array([each.lot_size for each in terms], dtype=np.int64),
+            freeze_quantity=np.array([each.freeze_quantity for each in terms], dtype=np.int64),
+            has_derivatives=np.array([each.has_derivatives for each in terms], dtype=bool),
+        )
+
+    def _kin(self, name: str) -> set[str]:
+        """All names that a chain of renames, at any time, leads to from this one."""
+        renames = self._snapshot.renames.drop_nulls("new_symbol").select("symbol", "new_symbol").rows()
+        kin, before = {name}, 0
+        while len(kin) > before and name in self._renamed:
+            before = len(kin)
+            kin |= {each for pair in renames if not kin.isdisjoint(pair) for each in pair}
+        return kin
+
+    def _runs(self, name: str, days: Ints) -> list[Ints]:
+        """The days, in runs in which it stays the same what is known of the share's names."""
+        if name not in self._renamed:
+            return [days]
+        kin = list(self._kin(name))
+        known = self._effective_renames.filter(pl.col("symbol").is_in(kin) | pl.col("new_symbol").is_in(kin))
+        starts = np.unique([day_number(day) for day in known["ex_date"]])
+        return np.split(days, np.searchsorted(days, starts))
+
+    def _previous_closes(self, name: str, days: Ints) -> Ints:
+        """`_previous_close` of each of the sessions, all of one run (see `_runs`); 0 where there is none."""
+        end_s = ist_midnight_s(EPOCH + timedelta(days=int(days[-1]))) + DAY_S - 1
+        tables = [self._back_to(name, interval, int(days[0]), end_s) for interval in reversed(Interval)]
+        closed_on, close = closes_before([bars for bars in tables if bars is not None], days)
+        told = [self._snapshot.actions_by_symbol.get(each) for each in self._kin(name)]
+        ex_days = np.unique([day_number(day) for actions in told if actions is not None for day in actions["ex_date"]])
+        # Most sessions have no action between them and the close before.
+        for row in np.flatnonzero(
+            np.searchsorted(ex_days, closed_on, "right") < np.searchsorted(ex_days, days, "right")
+        ):
+            on = EPOCH + timedelta(days=int(days[row]))
+            scale = multipliers(closed_on[row : row + 1], self.factors(name, on), on)
+            close[row] = round(int(close[row]) * float(scale[0]))
+        return np.where(closed_on >= 0, np.maximum(close, 1), 0)
+
+    def _back_to(self, name: str, interval: Interval, day: int, as_of_s: int) -> Bars | None:
+        """The share's ended bars from the last session before `day` on, or earlier."""
+        parts: list[Bars] = []
+        for bars in self._ended(name, interval, as_of_s):
+            parts.append(bars)
+            if int(bars.day[0]) < day:
+                break
+        return joined(parts[::-1]) if parts else None
 
     def instruments(self, as_of_s: int) -> list[Instrument]:
         """See MarketView. A share is known from its first ended bar on, under any name, until a symbol is given up."""

@@ -9,7 +9,9 @@ import numpy as np
 
 from contracts.market import CorporateAction, Instrument, Interval, Quote
 from data_service.adjust import NO_FACTORS, Factors
-from data_service.bars import PRICE_FIELDS, SOURCE_CODES, Bars, day_number, joined
+from data_service.bars import PRICE_FIELDS, SOURCE_CODES, Bars, Ints, day_number, joined
+from data_service.instruments import FREEZE_QUANTITY, LOT_SIZE
+from data_service.quote_history import SessionFacts
 from data_service.quotes import SessionSoFar, build_quote, rupees
 from data_service.resample import resampled
 from data_service.sessions import Sessions
@@ -117,6 +119,18 @@ class SimulatedMarket:
                 previous_close=int(self._history.previous_close[index, column]),
                 band_pct=BAND_DYNAMIC_PCT,
             )
+        )
+
+    def session_facts(self, symbol: str, days: Ints, as_of_s: int) -> SessionFacts:  # noqa: ARG002 - no names change
+        """See MarketView."""
+        column = self._universe.position[symbol]
+        return SessionFacts(
+            day=days,
+            previous_close=self._history.previous_close[np.searchsorted(self._days, days), column],
+            band_pct=np.full(len(days), BAND_DYNAMIC_PCT),
+            lot=np.full(len(days), LOT_SIZE),
+            freeze_quantity=np.full(len(days), FREEZE_QUANTITY),
+            has_derivatives=np.full(len(days), self._universe.has_derivatives[column]),
         )
 
     def instruments(self, as_of_s: int) -> list[Instrument]:

@@ -227,15 +227,14 @@ async def test_every_operation_is_named_and_shown_by_example(paper):
     schema = orjson.loads((await paper.get("/openapi.json")).content)
     operations = [operation for path in schema["paths"].values() for operation in path.values()]
     assert {operation["operationId"] for operation in operations} == {
-        "list_instruments", "list_actions", "get_bars", "get_quotes", "get_clock", "get_health",
-        "get_universe", "list_quality_findings", "get_metrics",
+        "list_instruments", "list_actions", "get_bars", "get_quotes", "get_quote_history", "get_clock",
+        "get_health", "get_universe", "list_quality_findings", "get_metrics",
     }  # fmt: skip
-    bodies = [
-        operation["requestBody"]["content"]["application/json"]
-        for operation in operations
-        if "requestBody" in operation
-    ]
-    for body in bodies:
-        path = "/v1/bars" if "interval" in body["example"] else "/v1/quotes"
+    bodies = {
+        path: operations["post"]["requestBody"]["content"]["application/json"]
+        for path, operations in schema["paths"].items()
+        if "post" in operations
+    }
+    for path, body in bodies.items():
         assert (await paper.post(path, json=body["example"])).status_code == 200
-    assert len(bodies) == 2
+    assert set(bodies) == {"/v1/bars", "/v1/quotes", "/v1/quotes/history"}
