@@ -1,10 +1,13 @@
 """Every setting of the gateway and the trader, with its meaning; read from the environment by main.py alone."""
 
+from decimal import Decimal
 from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from backend.domain.gate import GateLimits
+from backend.domain.risk import RiskLimits
 from contracts.common import Environment
 
 
@@ -79,3 +82,36 @@ class Settings(BaseSettings):
     decisions_kept_days: int = Field(
         default=30, ge=1, description="Market days that decisions and cycle inputs are kept."
     )
+    backtest_workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Backtests that `python -m backend.backtest` runs at once, each in a process.",
+    )
+    backtest_memory_mb_max: int = Field(
+        default=4096, ge=256, description="Address space of one backtest's process, in MB; it fails beyond."
+    )
+    backtest_seconds_max: int = Field(default=900, ge=10, description="Real seconds that one backtest may take.")
+    backtests_kept_days: int = Field(default=90, ge=1, description="Real days that a finished backtest is kept.")
+    backtests_kept_per_user: int = Field(
+        default=200, ge=1, description="Finished backtests kept of one user; older ones are dropped."
+    )
+
+    @property
+    def risk_limits(self) -> RiskLimits:
+        """The limits of every decision, in a backtest as in trading."""
+        return RiskLimits(
+            quote_age_s_max=self.quote_age_s_max,
+            order_value_rupees_max=Decimal(self.order_value_rupees_max),
+            cluster_positions_max=self.cluster_positions_max,
+        )
+
+    @property
+    def gate_limits(self) -> GateLimits:
+        """The limits of every send."""
+        return GateLimits(open_value_rupees_max=Decimal(self.open_value_rupees_max))
+
+    @property
+    def day_loss_fraction_max(self) -> Decimal:
+        """What a day may cost of an account's funds."""
+        return Decimal(str(self.day_loss_percent_max)) / 100

@@ -30,6 +30,12 @@ def configure(level: str, log_file: Path | None) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def file_in(data_dir: Path, name: str) -> Path | None:
+    """Where a process of that name logs: beside the data of a data folder; None, so stderr, where that has no logs."""
+    folder = data_dir / "logs"
+    return folder / f"{name}.log" if folder.is_dir() else None
+
+
 def announce(line: str) -> None:
     """Print one line for the person watching."""
     sys.stdout.write(line + "\n")

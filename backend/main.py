@@ -23,8 +23,6 @@ from backend.brokers.paper import PaperBroker, PaperMarket
 from backend.config import Settings
 from backend.db import Sessions, create_engine, create_sessions
 from backend.domain.calendar import standard_calendar
-from backend.domain.gate import GateLimits
-from backend.domain.risk import RiskLimits
 from backend.errors import SaudaError
 from backend.security import Security
 from backend.services.context import Trading, TradingRules
@@ -59,8 +57,7 @@ class Wired:
 
 def log_file(settings: Settings, name: str) -> Path | None:
     """A process started in a data folder logs beside its data; anywhere else, to stderr."""
-    folder = settings.data_dir / "logs"
-    return folder / f"{name}.log" if folder.is_dir() else None
+    return log.file_in(settings.data_dir, name)
 
 
 def real_now() -> datetime:
@@ -115,14 +112,12 @@ def rules_of(settings: Settings) -> TradingRules:
         horizon_sessions=settings.horizon_sessions,
         order_rest_s_max=settings.order_rest_s_max,
         decisions_kept_days=settings.decisions_kept_days,
-        limits=RiskLimits(
-            quote_age_s_max=settings.quote_age_s_max,
-            order_value_rupees_max=Decimal(settings.order_value_rupees_max),
-            cluster_positions_max=settings.cluster_positions_max,
-        ),
-        gate=GateLimits(open_value_rupees_max=Decimal(settings.open_value_rupees_max)),
+        limits=settings.risk_limits,
+        gate=settings.gate_limits,
         live_trading=settings.live_trading,
-        day_loss_fraction_max=Decimal(str(settings.day_loss_percent_max)) / 100,
+        day_loss_fraction_max=settings.day_loss_fraction_max,
+        backtests_kept_days=settings.backtests_kept_days,
+        backtests_kept_per_user=settings.backtests_kept_per_user,
     )
 
 

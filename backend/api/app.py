@@ -19,6 +19,7 @@ from backend.api.routes import (
     admin_trading,
     auth,
     auto_trading,
+    backtests,
     broker_accounts,
     health,
     market,
@@ -29,6 +30,7 @@ from backend.api.routes import (
     trading_state,
 )
 from backend.api.state import ApiState
+from backend.services.backtest_stream import BacktestStreams
 
 ROUTERS = (
     auth.router,
@@ -36,6 +38,7 @@ ROUTERS = (
     broker_accounts.router,
     auto_trading.router,
     orders.router,
+    backtests.router,
     trading_state.router,
     market.router,
     signals.router,
@@ -70,6 +73,7 @@ def create_api(state: ApiState, lifespan: Lifespan | None = None) -> FastAPI:
     """
     app = Gateway(title="Sauda", version=version("sauda"), lifespan=lifespan, redoc_url=None)
     app.state.api = state
+    app.state.backtest_streams = BacktestStreams(state.sessions, state.streams.slots)
     for router in ROUTERS:
         require_access(router)
         app.include_router(router)

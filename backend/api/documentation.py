@@ -14,6 +14,7 @@ TAGS = [
     {"name": "plans", "description": "The catalogue of plans and my subscription."},
     {"name": "broker accounts", "description": "The accounts through which orders go."},
     {"name": "auto-trading", "description": "Switching it, what it did and why, and what came of it."},
+    {"name": "backtests", "description": "What modes would have done with your money, over years of history."},
     {"name": "orders", "description": "Orders of every origin, what happened to each, and cancelling one."},
     {"name": "trading state", "description": "What holds trading back, and the kill switch."},
     {"name": "market", "description": "Public market data and predictions, without login."},

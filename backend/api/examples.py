@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from backend.api import examples_market, examples_orders, examples_signals
+from backend.api import examples_backtests, examples_market, examples_orders, examples_signals
 
 Json = dict[str, Any]
 
@@ -18,6 +18,9 @@ _PLAN: Json = {
     "code": "basic",
     "name": "Basic",
     "auto_trades_per_day": 10,
+    "backtests_per_day": 5,
+    "backtests_at_once": 1,
+    "backtest_combinations_max": 10,
     "price_rupees_per_month": "499.00",
     "description": "Portfolio and up to 10 auto-trades a day.",
 }
@@ -285,6 +288,7 @@ REQUESTS: dict[str, Json] = {
         "protections": _PROTECTIONS | {"cooldown": {"pause_sessions": 3, "stops_only": False}},
     },
     "correct_calendar": _OVERRIDE,
+    **examples_backtests.REQUESTS,
     **examples_orders.REQUESTS,
 }
 """Request bodies by operation id."""
@@ -334,6 +338,7 @@ ANSWERS: dict[str, Json] = {
         "next_cursor": None,
     },
     "list_cycles": _ENVIRONMENT | {"cycles": [_CYCLE], "next_cursor": None},
+    **examples_backtests.ANSWERS,
     **examples_market.ANSWERS,
     **examples_orders.ANSWERS,
     **examples_signals.ANSWERS,

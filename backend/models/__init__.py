@@ -1,6 +1,7 @@
 """The tables. Importing this package registers all of them on `Base.metadata`."""
 
 from backend.models.auto_trade import AutoTrade, AutoTradeSettings, Decision
+from backend.models.backtest import Backtest, BacktestStatus, BacktestUsage
 from backend.models.base import Base
 from backend.models.broker_account import BrokerAccount, BrokerAccountStatus
 from backend.models.corporate_action import (
@@ -25,6 +26,9 @@ __all__ = [
     "AccountActionStatus",
     "AutoTrade",
     "AutoTradeSettings",
+    "Backtest",
+    "BacktestStatus",
+    "BacktestUsage",
     "Base",
     "BrokerAccount",
     "BrokerAccountStatus",

@@ -10,13 +10,19 @@ from backend.models.base import Base, BigId, CreatedAt, Money, enum_type
 
 
 class Plan(Base):
-    """One row of the catalogue. `auto_trades_per_day` counts entries; exits are never counted. `live`: real orders."""
+    """One row of the catalogue. `auto_trades_per_day` counts entries; exits are never counted. `live`: real orders.
+
+    `backtests_at_once` is how many run together, the others wait; `backtest_combinations_max` bounds a sweep.
+    """
 
     __tablename__ = "plans"
 
     code: Mapped[str] = mapped_column(String(20), primary_key=True)
     name: Mapped[str] = mapped_column(String(50))
     auto_trades_per_day: Mapped[int] = mapped_column(Integer)
+    backtests_per_day: Mapped[int] = mapped_column(Integer)
+    backtests_at_once: Mapped[int] = mapped_column(Integer)
+    backtest_combinations_max: Mapped[int] = mapped_column(Integer)
     live: Mapped[bool]
     price_rupees_per_month: Mapped[Money]
     description: Mapped[str] = mapped_column(String(300))

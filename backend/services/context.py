@@ -42,6 +42,8 @@ class TradingRules:
     entry_send_s_max: float = 10.0
     sends_at_once_max: int = 8
     shards_at_once: int = 2
+    backtests_kept_days: int = 90
+    backtests_kept_per_user: int = 200
 
 
 class Sends:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend.domain.calendar import IST
 from backend.domain.decide import TradeStatus
 from backend.models import AutoTrade, Cycle, CycleShard, Decision, OutboxMessage
+from backend.services.backtest_service import old_backtests
 from backend.services.context import Trading
 from backend.services.cycle_service import mark_missed
 from backend.services.idempotency_service import expired_keys
@@ -66,7 +67,9 @@ def _old_rows(day: date, kept: timedelta) -> tuple[Delete | Update, ...]:
 
 
 async def _purge(trading: Trading, day: date) -> None:
-    for statement in _old_rows(day, timedelta(days=trading.rules.decisions_kept_days)):
+    rules = trading.rules
+    backtests = old_backtests(rules.backtests_kept_days, rules.backtests_kept_per_user, PURGE_ROWS_MAX)
+    for statement in (*_old_rows(day, timedelta(days=rules.decisions_kept_days)), *backtests):
         purged = PURGE_ROWS_MAX
         while purged == PURGE_ROWS_MAX:
             async with trading.sessions.begin() as session:

@@ -23,6 +23,32 @@ async def add_cycle(sessions: Sessions, at: datetime = MONDAY_10) -> int:
         return cycle.id
 
 
+def backtest_asked(**changes: Any) -> dict[str, Any]:
+    """A stored request for a backtest of a year of daily bars by one trader, with changes to the trader."""
+    trader = {
+        "name": "moderate",
+        "mode": "moderate",
+        "capital": "500000",
+        "product": "cnc",
+        "strategies": [],
+        "protections": {},
+        "entries_per_day_max": 50,
+    }
+    return {
+        "traders": [trader | changes],
+        "from": "2023-01-01",
+        "to": "2023-12-31",
+        "universe": "default",
+        "interval": "1d",
+        "slippage_fraction": "0.0002",
+        "participation_fraction": "0.1",
+        "latency_bars": 0,
+        "proceeds": "at_once",
+        "model": "walk_forward",
+        "sweep": None,
+    }
+
+
 def trade(user: Someone, cycle_id: int, **changes: Any) -> AutoTrade:
     """An open trade of ten shares of TCS at 100 rupees, with changes."""
     values: dict[str, Any] = {

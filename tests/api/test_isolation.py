@@ -8,10 +8,10 @@ from sqlalchemy import func, select, text
 
 from backend.api.app import ROUTERS, access_of
 from backend.api.examples import REQUESTS
-from backend.models import AutoTradeSettings, BrokerAccount, Subscription
+from backend.models import AutoTradeSettings, Backtest, BacktestStatus, BrokerAccount, Subscription
 from backend.services.auto_trading_service import run_cycle
 from tests.api.conftest import Gateway, Someone
-from tests.api.rows import closed
+from tests.api.rows import backtest_asked, closed
 
 USER_ROUTES = [
     route
@@ -19,7 +19,16 @@ USER_ROUTES = [
     for route in router.routes
     if isinstance(route, APIRoute) and access_of(route) in ("current_user", "paid_user")
 ]
-_OWN_TABLES = ("users", "subscriptions", "broker_accounts", "auto_trade_settings", "auto_trades", "orders", "decisions")
+_OWN_TABLES = (
+    "users",
+    "subscriptions",
+    "broker_accounts",
+    "auto_trade_settings",
+    "auto_trades",
+    "orders",
+    "decisions",
+    "backtests",
+)
 
 
 async def _rows_of(gateway: Gateway, user: Someone) -> dict[str, Any]:
@@ -43,6 +52,9 @@ async def test_a_users_route_shows_and_changes_ones_own_rows_only(own_gateway: G
     await run_cycle(own_gateway.trading, own_gateway.market.now)
     async with own_gateway.sessions.begin() as session:
         cycle = await session.scalar(text("SELECT max(id) FROM cycles"))
+        session.add(
+            Backtest(user_id=victim.id, status=BacktestStatus.QUEUED, request=backtest_asked(name="victims_own"))
+        )
         session.add(closed(victim, cycle, own_gateway.market.now, "98765.43", strategy="victims_own"))
     stranger = await own_gateway.someone("enterprise", account=True)
     before = await _rows_of(own_gateway, victim)
@@ -56,7 +68,11 @@ async def test_a_users_route_shows_and_changes_ones_own_rows_only(own_gateway: G
         body = REQUESTS[route.operation_id] | {"strategies": []}  # this market's model has other strategies
     (method,) = route.methods
     async with own_gateway.sessions() as session:
-        path = route.path.format(order_id=await session.scalar(text("SELECT max(id) FROM orders")))
+        ids = {
+            f"{table[:-1]}_id": await session.scalar(text(f"SELECT max(id) FROM {table}"))
+            for table in ("orders", "backtests")
+        }
+    path = route.path.format(**ids)
     reply = await own_gateway.client.request(
         method, path, json=body, headers=stranger.headers | {"Idempotency-Key": "of the stranger's"}
     )
@@ -69,7 +85,7 @@ async def test_a_users_route_shows_and_changes_ones_own_rows_only(own_gateway: G
         assert reply.status_code == 404
         return
     assert reply.is_success
-    for name in ("trades", "cycles", "orders"):
+    for name in ("trades", "cycles", "orders", "backtests"):
         assert answer.get(name, []) == []
     assert all(account["id"] == stranger.account_id for account in answer.get("accounts", []))
 

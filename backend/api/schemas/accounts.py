@@ -64,11 +64,15 @@ class UserView(Reply):
 
 
 class PlanView(Reply):
-    """`auto_trades_per_day` counts entries; exits are free and never limited."""
+    """`auto_trades_per_day` counts entries; exits are free and never limited. `backtests_at_once` run together, the
+    others wait; a sweep may have `backtest_combinations_max`."""
 
     code: str
     name: str
     auto_trades_per_day: int
+    backtests_per_day: int
+    backtests_at_once: int
+    backtest_combinations_max: int
     price_rupees_per_month: Money
     description: str
 
@@ -78,6 +82,9 @@ class PlanView(Reply):
             code=plan.code,
             name=plan.name,
             auto_trades_per_day=plan.auto_trades_per_day,
+            backtests_per_day=plan.backtests_per_day,
+            backtests_at_once=plan.backtests_at_once,
+            backtest_combinations_max=plan.backtest_combinations_max,
             price_rupees_per_month=plan.price_rupees_per_month,
             description=plan.description,
         )
