@@ -264,3 +264,22 @@ def test_an_answer_without_a_share_is_an_empty_table_of_the_same_columns(view):
         content = quote_history_arrow(head, shares)
         schemas.append(pl.read_ipc_stream(io.BytesIO(content[4 + int.from_bytes(content[:4], "big") :])).schema)
     assert schemas[0] == schemas[1]
+
+
+def test_a_name_that_became_known_late_is_not_known_before(stores):
+    stores.facts.upsert_actions(RENAME.with_columns(known_on=pl.lit(THURSDAY)))
+    told = stores.facts.actions().filter(pl.col("kind") == "rename")
+    assert told["known_on"].to_list() == [THURSDAY]
+    view = RecordedMarket(stores, CALENDAR, load_reference()).view()
+    assert not isinstance(view.quote("NEW", at_s("2024-03-20 09:25")), Quote)
+    rows = rows_of(view, "NEW", Interval.MIN_5, at_s("2024-03-22 08:00"))
+    days = [ist_instant(start).date() for start in rows["start"]]
+    assert days == [TUESDAY] * 2 + [THURSDAY] * 2
+    assert rows["previous_close"].to_list() == [400_000] * 2 + [80_900] * 2
+
+
+def test_the_close_before_a_years_first_session_is_of_the_year_before(tmp_path):
+    rows = [daily("TCS", date(2022, 12, 28), 9_000), daily("TCS", date(2024, 1, 1), 10_000)]
+    view = RecordedMarket(filled_store(tmp_path, {Interval.DAY_1: rows}), CALENDAR, load_reference()).view()
+    day = np.array([day_number(date(2024, 1, 1))])
+    assert view.session_facts("TCS", day, at_s("2024-02-01 00:00")).previous_close.tolist() == [9_000]
