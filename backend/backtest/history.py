@@ -56,7 +56,8 @@ class MarketHistory:
     """Everything a backtest reads. `sessions`: every session of its days, oldest first, and, before them and after
     them, as many as protections and horizons look at (`first`..`last` of the spec bound what is traded);
     `members`: the universe in force from a session's day on, by the day it was determined; `benchmark`: the index to
-    compare with, as (day, level) pairs, empty where none is stored.
+    compare with, as (day, level) pairs, empty where none is stored; `timed`: signals that change within a session, as
+    (seconds since 1970-01-01 UTC, day, signals), each in force until the next.
     """
 
     interval: Interval
@@ -69,5 +70,6 @@ class MarketHistory:
     half_spread_bp: float
     session_days: Sequence[date]
     predictions: Mapping[date, DaySignals] = field(default_factory=dict[date, DaySignals])
+    timed: Sequence[tuple[int, date, DaySignals]] = ()
     benchmark: Sequence[tuple[date, float]] = ()
     notes: tuple[str, ...] = ()

@@ -41,7 +41,12 @@ class Trader:
 @dataclass(frozen=True, slots=True)
 class Spec:
     """A whole backtest. Days are IST and inclusive; `latency_bars`: an order meets the market so many bars after it was
-    decided (0: at the quote it was decided on, as the paper broker fills)."""
+    decided (0: at the quote it was decided on, as the paper broker fills); `order_rest_s_max`: market seconds after
+    which what has not filled is cancelled.
+
+    Raises:
+        ValueError: the days are in the wrong order, nobody trades, or daily bars are given a latency in bars.
+    """
 
     first: date
     last: date
@@ -54,3 +59,11 @@ class Spec:
     gate: GateLimits = field(default_factory=GateLimits)
     day_loss_fraction_max: Decimal = Decimal("0.02")
     order_rest_s_max: int = 600
+
+    def __post_init__(self) -> None:
+        if self.first > self.last:
+            raise ValueError(f"the first day, {self.first}, is after the last, {self.last}")
+        if not self.traders:
+            raise ValueError("a backtest needs at least one trader")
+        if self.latency_bars < 0 or (self.latency_bars and self.interval is Interval.DAY_1):
+            raise ValueError("a latency is a whole number of intraday bars: with daily bars it must be 0")

@@ -49,6 +49,7 @@ from backend.domain.matching import (
     PaperStatus,
     match_in_bar,
     match_on_arrival,
+    offered,
 )
 from backend.domain.reconcile import BookOrder, BookTrade
 from backend.domain.risk import QuoteView
@@ -132,9 +133,8 @@ class PaperBroker:
             await session.flush()
             if refusal is None and quote is not None:
                 view = quote.view
-                match = match_on_arrival(
-                    resting_order(row), view.bid, view.ask, quote.bar.volume, view.tick, self._fills
-                )
+                volume = offered(row.side, quote.bar, view.lower_band, view.upper_band)
+                match = match_on_arrival(resting_order(row), view.bid, view.ask, volume, view.tick, self._fills)
                 await _book_match(session, row, match, now)
         if refusal is not None:
             raise OrderRejectedError(refusal)

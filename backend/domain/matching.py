@@ -1,7 +1,8 @@
 """How the paper broker fills an order: against a quote on arrival, against finished bars while it rests.
 
 The rules are the cautious ones: a resting limit needs the market to trade through it or to open beyond it, a stop fills
-at the worse of its trigger and the open, and no fill takes more than a share of what the bar really traded.
+at the worse of its trigger and the open, no fill takes more than a share of what the bar really traded, and a share that
+is locked at its band offers nothing on that side.
 """
 
 from dataclasses import dataclass
@@ -63,6 +64,13 @@ class Match:
     quantity: int
     price: Decimal
     triggered: bool
+
+
+def offered(side: Side, bar: BarView, lower_band: Decimal, upper_band: Decimal) -> int:
+    """Shares of the last bar that an arriving order could have met: none where the share is locked at its band, as
+    there only buyers wait at the upper one and only sellers at the lower."""
+    band = upper_band if side is Side.BUY else lower_band
+    return 0 if bar.low == bar.high == band else bar.volume
 
 
 def match_on_arrival(

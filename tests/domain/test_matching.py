@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backend.domain.calendar import IST
 from backend.domain.market import OrderType, Side
-from backend.domain.matching import BarView, FillModel, Match, RestingOrder, match_in_bar, match_on_arrival
+from backend.domain.matching import BarView, FillModel, Match, RestingOrder, match_in_bar, match_on_arrival, offered
 
 D = Decimal
 Price = Decimal | str | int
@@ -53,6 +53,22 @@ def test_arrival_pays_the_touch_and_slippage_within_the_limit(side: Side, price:
     match = arrive(limit(side, price))
     assert match.quantity == (10 if filled_at else 0)
     assert filled_at is None or match.price == D(filled_at)
+
+
+@pytest.mark.parametrize(
+    ("side", "low", "high", "shares"),
+    [
+        (Side.BUY, "110", "110", 0),  # locked at the upper band: nobody sells
+        (Side.BUY, "109.95", "110", 1000),  # it opened up within the bar
+        (Side.BUY, "90", "90", 1000),  # at the lower band everybody does
+        (Side.SELL, "90", "90", 0),
+        (Side.SELL, "90", "90.05", 1000),
+        (Side.SELL, "110", "110", 1000),
+        (Side.BUY, "100", "100", 1000),
+    ],
+)
+def test_a_share_locked_at_its_band_offers_nothing_on_that_side(side: Side, low: str, high: str, shares: int) -> None:
+    assert offered(side, bar(low, low, high), D("90"), D("110")) == shares
 
 
 @pytest.mark.parametrize(("slippage", "buy", "sell"), [("0", "100.05", "100.00"), ("0.0006", "100.15", "99.90")])

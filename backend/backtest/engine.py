@@ -1,0 +1,503 @@
+"""The trading cycle over history: the live decision, gate, order states and paper fills, in one process.
+
+Each trader is walked through the sessions on their own, as users do not meet in the market here. Every look is one
+cycle of live trading (see services/auto_trading_service.py): settle what rests → see the market → decide → record →
+send → settle. Looks at which nothing can happen are left out (screen.py).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+
+from backend.backtest.account import EXCHANGE, ZERO, Account, SimOrder
+from backend.backtest.curve import curve_of, prices_of
+from backend.backtest.history import MarketHistory
+from backend.backtest.market import Day, Look, Market
+from backend.backtest.records import order_record, trade_record
+from backend.backtest.result import BacktestResult, TraderResult
+from backend.backtest.screen import Screen
+from backend.backtest.signals import Segment, idle_counts, timeline
+from backend.backtest.spec import Spec, Trader
+from backend.brokers.base import OrderRequest
+from backend.brokers.paper import refusal_by_market
+from backend.domain.calendar import IST, Phase
+from backend.domain.charges import round_trip_fraction
+from backend.domain.corporate_actions import FLAGGED, CorporateAction, price_told
+from backend.domain.day_loss import loss_limit_reached
+from backend.domain.decide import OpenTrade, TradeStatus, UserDecision, UserState, decide
+from backend.domain.gate import AccountFacts, Refused, admit, needed_rupees
+from backend.domain.market import Product, Side
+from backend.domain.matching import match_on_arrival, offered
+from backend.domain.orders import Intent, OrderEventKind
+from backend.domain.protections import Block, ClosedTrade, active_blocks
+from backend.domain.ranking import MarketView, Ranking, rank
+from backend.domain.reasons import Reason
+from backend.domain.risk import OrderIntent, QuoteView
+from backend.domain.trading_states import Cause, Scope, Standing, Standings, TradingState, permits
+
+Progress = Callable[[int, int, str], None]
+"""Called with (steps done, steps in all, what is being done)."""
+
+USER, ACCOUNT, BROKER = 1, 1, "paper"
+DAILY_REST_S = 1
+NO_STANDINGS = Standings(())
+
+
+def no_progress(_done: int, _total: int, _what: str) -> None:
+    """Report nothing."""
+
+
+def never() -> bool:
+    """Go on to the end."""
+    return False
+
+
+def run(
+    spec: Spec,
+    history: MarketHistory,
+    progress: Progress = no_progress,
+    stopped: Callable[[], bool] = never,
+    *,
+    every_look: bool = False,
+) -> BacktestResult:
+    """Trade `history` as each trader of `spec` would have. Deterministic.
+
+    Args:
+        stopped: asked once per session; True ends the run there, and the result says that it was interrupted.
+        every_look: decide also where the screen knows that nothing can happen: the same result, slower.
+    """
+    market = Market(history)
+    total, results, interrupted = len(market.days) * len(spec.traders), [], False
+    for number, trader in enumerate(spec.traders):
+        simulation = Simulation(spec, market, trader, every_look=every_look)
+        for day in market.days:
+            if stopped():
+                interrupted = True
+                break
+            simulation.trade(day)
+            if day.number % 16 == 0:
+                progress(number * len(market.days) + day.number, total, f"{trader.name}: {day.date}")
+        results.append(simulation.result())
+    progress(total, total, "done")
+    return BacktestResult(
+        spec=spec,
+        environment=history.environment,
+        provider=history.provider,
+        sessions=len(market.days),
+        bars=sum(len(share.history) for share in market.shares.values()),
+        traders=tuple(results),
+        prices=prices_of(history),
+        benchmark=history.benchmark,
+        idle=idle_counts(history.predictions),
+        notes=history.notes,
+        interrupted=interrupted,
+    )
+
+
+class Simulation:
+    """One trader's way through the sessions."""
+
+    def __init__(self, spec: Spec, market: Market, trader: Trader, *, every_look: bool = False) -> None:
+        self._spec, self._market, self._trader, self._every_look = spec, market, trader, every_look
+        history = market.history
+        start = market.days[0].looks[0].at if market.days else datetime.combine(spec.first, datetime.min.time(), IST)
+        self.account = Account(trader.capital, start, spec.fills, spec.proceeds)
+        self._signals = timeline(history, trader)
+        self._screen = Screen(spec, trader, self.account, self._signals)
+        self._session_days = list(history.session_days)
+        self._number = {day: number for number, day in enumerate(self._session_days)}
+        self._actions: dict[date, list[CorporateAction]] = {}
+        for action in history.actions:
+            self._actions.setdefault(action.ex_date, []).append(action)
+        self._denied: set[tuple[date, str, Reason]] = set()
+        self._standings = NO_STANDINGS
+        self._day_equity: Decimal | None = None
+        self._looked = -1
+        self._days = 0
+
+    def trade(self, day: Day) -> None:
+        """One session, from its first look to its close."""
+        self._days += 1
+        self._begin(day)
+        if self._market.daily:
+            self._trade_daily(day)
+        else:
+            number = self._next(day, -1)
+            while number is not None:
+                self._cycle(day, day.looks[number], number)
+                number = self._next(day, number)
+        self._finish(day)
+
+    def _next(self, day: Day, after: int) -> int | None:
+        if self._every_look:
+            return after + 1 if after + 1 < len(day.looks) else None
+        return self._screen.next_look(day, after)
+
+    def _trade_daily(self, day: Day) -> None:
+        """A daily bar: the open, then what its range reaches, then what must be left before the close."""
+        if self._every_look or self._screen.wants_open(day):
+            self._cycle(day, day.looks[0], 0)
+        if (touched := self._screen.touches(day)) is not None:
+            self._cycle(day, touched, 1)
+        for look in self._screen.closes(day):
+            self._cycle(day, look, 2)
+
+    def _begin(self, day: Day) -> None:
+        """A new day: yesterday's loss bars nothing, and shares are what the morning's actions made of them."""
+        kept = tuple(row for row in self._standings.rows if row.cause is not Cause.DAILY_LOSS)
+        self._standings = Standings(kept) if kept else NO_STANDINGS
+        self._day_equity, self._looked = None, -1
+        actions = self._actions.get(day.date)
+        if actions and self.account.positions:
+            at = datetime.combine(day.date, datetime.min.time(), tzinfo=IST)
+            self.account.apply([self._with_close(day, action, actions) for action in actions], at)
+
+    def _with_close(self, day: Day, action: CorporateAction, actions: Sequence[CorporateAction]) -> CorporateAction:
+        """The action with the close before it, on the scale that earlier actions of the morning left."""
+        share = self._market.shares.get(action.symbol)
+        row = -1 if share is None else share.rows[day.number].first - 1
+        if share is None or row < 0:
+            return action
+        earlier = [a for a in actions if a.symbol == action.symbol and a.turn < action.turn]
+        close = price_told(earlier, Decimal(share.close[row]) / 100)
+        return CorporateAction(
+            action.symbol,
+            action.ex_date,
+            action.kind,
+            action.shares_before,
+            action.shares_after,
+            action.amount,
+            action.new_symbol,
+            close,
+        )
+
+    def _finish(self, day: Day) -> None:
+        """The close: what rests meets the last bars and ends with its session."""
+        account, look = self.account, day.close
+        if account.resting:
+            account.settle_cancels(look.at)
+            self._meet_bars(day, look)
+            account.expire(look.at)
+
+    def _settle(self, day: Day, look: Look) -> None:
+        """What a reconciliation does: fills and cancels as the broker's book shows them; no order rests too long."""
+        account = self.account
+        if not account.resting:
+            return
+        account.settle_cancels(look.at)
+        self._meet_bars(day, look)
+        standing = self._standings.effective(USER, None, BROKER)
+        for order in list(account.resting):
+            limit = self._spec.order_rest_s_max
+            if order.intent.intent is Intent.EXIT:
+                limit = min(limit, self._market.interval_s or DAILY_REST_S)
+            elif self._market.daily:
+                limit = DAILY_REST_S
+            if order.at <= look.at - timedelta(seconds=limit):
+                account.withdraw(order, "rested too long")
+            elif not permits(standing, order.intent.intent):
+                account.withdraw(order, f"trading is {standing.state.value}")
+        if self._market.daily:  # hours lie between two looks at a daily bar
+            account.settle_cancels(look.at)
+
+    def _meet_bars(self, day: Day, look: Look) -> None:
+        for order in list(self.account.resting):
+            since = order.matched_through or order.at
+            for bar in day.bars_between(order.intent.symbol, since, look):
+                self.account.advance(order, bar)
+                if not order.open_quantity:
+                    break
+
+    def _cycle(self, day: Day, look: Look, number: int) -> None:
+        """One tick of live trading."""
+        account = self.account
+        self._settle(day, look)
+        segment = self._signals.at(look.second, day.date)
+        held = {trade.symbol for trade in account.live_trades}
+        symbols = sorted(held | (segment.symbols & day.members))
+        wanted = (*symbols, *(symbol for symbol in account.holdings if symbol not in held))
+        quotes = {symbol: quote for symbol in wanted if (quote := day.quote(symbol, look)) is not None}
+        view = self._view(day, look, symbols, segment, quotes)
+        user = self._user(day, view, segment)
+        self._watch_loss(day, look, number, user.funds_total)
+        if self._standings is not user.standings:
+            user = self._user(day, view, segment)
+        mode, limits = self._trader.mode, self._spec.limits
+        ranking = rank(view, mode, limits) if segment.buys else Ranking(mode, (), {})
+        decision = decide(view, ranking, user, limits)
+        for outcome in decision.outcomes:
+            if outcome.reason is not None:
+                self._denied.add((day.date, outcome.symbol, outcome.reason))
+        if decision.entries or decision.exits:
+            self._send(day, look, quotes, self._record(decision, look.at))
+        leaving = {trade.trade_id for trade in decision.entry_cancels}
+        for order in [o for o in account.resting if o.trade.number in leaving and o.intent.intent is Intent.ENTRY]:
+            account.withdraw(order, "the trade should be left before its entry has filled")
+        if decision.entries or decision.exits:
+            self._settle(day, look)
+
+    def _view(
+        self, day: Day, look: Look, symbols: Sequence[str], segment: Segment, quotes: Mapping[str, QuoteView]
+    ) -> MarketView:
+        today = day.date
+
+        def charges(price: Decimal, quantity: int, product: Product) -> Decimal:
+            return round_trip_fraction(price, quantity, product, EXCHANGE, on=today)
+
+        return MarketView(
+            now=look.at,
+            today=today,
+            continuous={symbol: day.continuous(symbol, look) for symbol in symbols},
+            square_off_at={symbol: day.square_off_at(symbol) for symbol in symbols},
+            signals=segment.said.signals,
+            quotes=quotes,
+            exchange=EXCHANGE.value,
+            horizon_end=lambda sessions: self._horizon_end(today, sessions),
+            round_trip_charges=charges,
+            proposals=segment.said.proposals,
+        )
+
+    def _horizon_end(self, today: date, sessions: int) -> date:
+        return self._session_days[min(self._number[today] + sessions, len(self._session_days) - 1)]
+
+    def _user(self, day: Day, view: MarketView, segment: Segment) -> UserState:
+        """The trader as live trading would gather them (see services/gather_service.py)."""
+        account, trader, today = self.account, self._trader, day.date
+        holdings = account.holdings
+        invested = self._invested(view.quotes)
+        cash = account.cash
+        free = min(account.broker_free(today), account.books_free(today))
+        left = trader.entries_per_day_max - account.entries_used.get(today, 0)
+        barred = self._protections(today) if segment.buys else ()
+        return UserState(
+            user_id=USER,
+            account_id=ACCOUNT,
+            mode=trader.mode,
+            product=trader.product,
+            symbols=day.members,
+            enabled=True,
+            cash_free=free,
+            funds_total=cash + invested,
+            funds_in_use=invested + (cash - free),
+            plan_entries_left=left,
+            own_entries_left=None,
+            entries_cap=trader.entries_per_day_max,
+            holdings=holdings,
+            open_trades=tuple(self._open_trades()),
+            blocked=self._blocked(today, holdings, barred) if segment.buys else {},
+            paused=next((block.rule for block in barred if block.symbol is None), None),
+            broker=BROKER,
+            standings=self._standings,
+            day_equity=self._day_equity,
+            strategies=trader.strategies,
+        )
+
+    def _invested(self, quotes: Mapping[str, QuoteView]) -> Decimal:
+        """Rupees of all shares held at their last prices; at the trade's stop where there is no quote."""
+        stops = {trade.symbol: trade.levels.stop for trade in self.account.live_trades}
+        total = ZERO
+        for symbol, shares in self.account.holdings.items():
+            quote = quotes.get(symbol)
+            total += shares * (quote.last if quote is not None else stops.get(symbol, ZERO))
+        return total
+
+    def _open_trades(self) -> list[OpenTrade]:
+        return [
+            OpenTrade(
+                trade_id=trade.number,
+                symbol=trade.symbol,
+                product=trade.planned.approved.order.product,
+                strategy=trade.planned.candidate.signal.strategy,
+                held=trade.held,
+                target=trade.levels.target,
+                stop=trade.levels.stop,
+                horizon_ends_on=trade.planned.horizon_ends_on,
+                entering=trade.status is TradeStatus.ENTERING,
+                cluster=trade.planned.candidate.signal.cluster,
+            )
+            for trade in self.account.live_trades
+            if trade.status is not TradeStatus.EXITING
+        ]
+
+    def _blocked(self, today: date, holdings: Mapping[str, int], barred: Sequence[Block]) -> dict[str, Reason]:
+        """Symbols that may not be entered now; the gravest reason wins."""
+        account = self.account
+        blocked = dict(account.left_on(today))
+        blocked |= {block.symbol: block.rule for block in reversed(barred) if block.symbol is not None}
+        blocked |= dict.fromkeys(holdings, Reason.ALREADY_HELD)
+        blocked |= dict.fromkeys((trade.symbol for trade in account.live_trades), Reason.ALREADY_HELD)
+        blocked |= dict.fromkeys((order.intent.symbol for order in account.resting), Reason.ORDER_OPEN)
+        changed = (action.symbol for action in self._actions.get(today, ()) if action.kind in FLAGGED)
+        return blocked | dict.fromkeys(changed, Reason.ACTION_TODAY)
+
+    def _protections(self, today: date) -> tuple[Block, ...]:
+        rules, number = self._trader.protections, self._number[today]
+        since = self._session_days[max(number - rules.reach_sessions, 0)]
+        closed: list[ClosedTrade] = []
+        for trade in reversed(self.account.ended_trades):
+            if trade.closed_at is None or trade.closed_at.date() < since:
+                break
+            if trade.status is TradeStatus.CLOSED and trade.summary is not None and trade.summary.entry_price:
+                value = trade.summary.entry_price * trade.summary.entry_quantity
+                closed.append(
+                    ClosedTrade(trade.symbol, trade.closed_at, trade.exit_reason, trade.summary.realized_pnl, value)
+                )
+        if not closed:
+            return ()
+        costs = (
+            t.summary.entry_price * t.held for t in self.account.live_trades if t.summary and t.summary.entry_price
+        )
+        return active_blocks(rules, closed, self.account.cash + sum(costs, ZERO), today, self._session_days)
+
+    def _watch_loss(self, day: Day, look: Look, number: int, worth: Decimal) -> None:
+        """Leave only exits once the day has cost too much; on daily bars all entries of a day come before any loss."""
+        if self._market.daily:
+            return
+        if self._day_equity is None:
+            self._day_equity = self._worth(day, day.looks[0])
+        lost = number > 0 and (self._lost_between(day, number) or self._is_lost(worth))
+        self._looked = number
+        if lost and not self._standings.rows:
+            self._impose(TradingState.REDUCING, Cause.DAILY_LOSS, look.at)
+
+    def _is_lost(self, worth: Decimal) -> bool:
+        return loss_limit_reached(self._day_equity or ZERO, worth, self._spec.day_loss_fraction_max, 0)
+
+    def _lost_between(self, day: Day, number: int) -> bool:
+        """Whether the limit was reached at a look that was left out since the last one: nothing was traded there."""
+        skipped = range(max(self._looked + 1, 1), number)
+        holdings = self.account.holdings
+        if not skipped or not holdings:
+            return False
+        values = sum(day.closes(symbol)[skipped.start : skipped.stop] * shares for symbol, shares in holdings.items())
+        least = int(values.min())  # pyright: ignore[reportAttributeAccessIssue] - an array, as there are holdings
+        return self._is_lost(self.account.cash + Decimal(least) / 100)
+
+    def _worth(self, day: Day, look: Look) -> Decimal:
+        held = self.account.holdings.items()
+        return self.account.cash + sum((Decimal((day.last(s, look) or 0) * shares) / 100 for s, shares in held), ZERO)
+
+    def _impose(self, state: TradingState, cause: Cause, at: datetime) -> None:
+        row = Standing(Scope.USER, str(USER), state, False, cause, "", at, None)
+        self._standings = Standings((*self._standings.rows, row))
+
+    def _record(self, decision: UserDecision, at: datetime) -> list[SimOrder]:
+        """The decision's orders as PENDING, exits first."""
+        account, funds = self.account, decision.user.funds_total
+        numbered = {trade.number: trade for trade in account.live_trades}
+        orders: list[SimOrder] = []
+        for planned in decision.exits:
+            trade = numbered[planned.trade.trade_id]
+            trade.status, trade.exit_reason = TradeStatus.EXITING, planned.reason
+            orders.append(account.record(trade, planned.approved.order, at, planned.trade.strategy, funds))
+        for entry in decision.entries:
+            orders.append(account.enter(entry, self._trader.mode.value, at, funds))
+        return orders
+
+    def _send(self, day: Day, look: Look, quotes: Mapping[str, QuoteView], orders: Sequence[SimOrder]) -> None:
+        """Each order through the gate to the paper market. The gate sees our own books, which learn of this look's
+        fills after all its orders have been sent."""
+        account, today = self.account, day.date
+        cash_free, open_value = account.books_free(today), account.open_value()
+        free = {order.intent.symbol: account.shares_free(order.intent.symbol) for order in orders}
+        for order in orders:
+            intent, quote = order.intent, quotes.get(order.intent.symbol)
+            facts = AccountFacts(
+                standing=self._standings.effective(USER, order.strategy, BROKER),
+                cash_free=cash_free,
+                funds_total=order.funds_total,
+                open_value=open_value,
+                shares_free=free[intent.symbol],
+                opposite_open=account.opposite_open(intent),
+                sent_last_second=0,
+                sent_last_minute=0,
+                sent_today=0,
+                symbol_sent=0,
+                rejections_running=account.rejections_running,
+                live_switches=None,
+            )
+            age_s = (look.at - quote.as_of).total_seconds() if quote is not None else 0.0
+            verdict = admit(intent, quote, age_s, facts, self._spec.gate, self._spec.limits)
+            if isinstance(verdict, Refused) or quote is None:
+                self._deny(order, verdict, look.at)
+                continue
+            order.event(OrderEventKind.SUBMITTED)
+            order.sent, order.reserve = True, needed_rupees(intent)
+            if self._place(day, look, order, quote) and intent.side is Side.BUY:
+                cash_free -= needed_rupees(intent)
+                open_value += intent.limit_price * intent.quantity
+
+    def _deny(self, order: SimOrder, verdict: object, at: datetime) -> None:
+        refused = verdict if isinstance(verdict, Refused) else Refused(Reason.NO_QUOTE)
+        order.denied = refused.reason
+        self._denied.add((at.date(), order.intent.symbol, refused.reason))
+        self.account.refuse(order, OrderEventKind.DENIED, refused.reason.value, at)
+        if refused.impose is not None:
+            state, cause = refused.impose
+            self._impose(state, cause, at)
+
+    def _place(self, day: Day, look: Look, order: SimOrder, quote: QuoteView) -> bool:
+        """The paper broker's part; whether it took the order."""
+        account, intent = self.account, order.intent
+        phase = Phase.CONTINUOUS if day.continuous(intent.symbol, look) else Phase.CLOSED
+        refusal = refusal_by_market(_request(intent), phase, quote) or self._refusal_by_account(order, day.date)
+        if refusal is not None:
+            account.rejections_running += 1
+            account.refuse(order, OrderEventKind.REJECTED, refusal, look.at)
+            return False
+        account.rejections_running = 0
+        account.rest(order)
+        bar = day.arrival_bar(intent.symbol, look)
+        if self._spec.latency_bars:
+            late = timedelta(seconds=(self._spec.latency_bars - 1) * (self._market.interval_s or 0))
+            order.matched_through = look.at + late
+        elif bar is not None:
+            volume = offered(intent.side, bar, quote.lower_band, quote.upper_band)
+            resting = account.as_resting(order)
+            match = match_on_arrival(resting, quote.bid, quote.ask, volume, quote.tick, self._spec.fills)
+            account.book(order, match, look.at, self._settles_on(day) if intent.side is Side.SELL else None)
+        return True
+
+    def _refusal_by_account(self, order: SimOrder, today: date) -> str | None:
+        """The broker's words where the account cannot pay for or deliver the order."""
+        account, intent = self.account, order.intent
+        if intent.side is Side.BUY:
+            needed, free = account.cost_of(order), account.broker_free(today)
+            return f"Insufficient funds: needs {needed:.2f}, free {free:.2f}." if needed > free else None
+        shares = account.shares_free(intent.symbol)
+        short = intent.quantity > shares
+        return f"Insufficient holdings: sells {intent.quantity}, holds {shares}." if short else None
+
+    def _settles_on(self, day: Day) -> date:
+        """When the money of a sale may be spent where it must settle first (T+1 in sessions)."""
+        return self._horizon_end(day.date, 1)
+
+    def result(self) -> TraderResult:
+        """What came of it so far."""
+        market, account = self._market, self.account
+        days = market.days[: self._days]
+        curve, equity = curve_of(market, days, account)
+        counts = Counter(reason for _, _, reason in self._denied)
+        return TraderResult(
+            trader=self._trader,
+            orders=tuple(order_record(order) for order in account.orders),
+            trades=tuple(trade_record(trade, days) for trade in account.trades),
+            curve=curve,
+            denied=dict(counts),
+            cash=account.cash,
+            equity=equity,
+        )
+
+
+def _request(intent: OrderIntent) -> OrderRequest:
+    return OrderRequest(
+        intent.symbol,
+        intent.exchange,
+        intent.side,
+        intent.product,
+        intent.order_type,
+        intent.quantity,
+        intent.limit_price,
+        "",
+    )
