@@ -16,7 +16,7 @@ from backend.domain import ledger
 from backend.domain.calendar import IST
 from backend.domain.charges import Charges, charges_on_turnover, dp_charge, rates_on
 from backend.domain.corporate_actions import RESCALING, ActionKind, CorporateAction, Levels, entitlement, levels_after
-from backend.domain.decide import ExitReason, PlannedEntry, TradeStatus
+from backend.domain.decide import ExitReason, OpenTrade, PlannedEntry, TradeStatus
 from backend.domain.ledger import LedgerAccount
 from backend.domain.market import Exchange, OrderType, Product, Side
 from backend.domain.matching import BarView, FillModel, Match, RestingOrder, match_in_bar
@@ -49,10 +49,30 @@ class SimTrade:
     fills: list[TradeFill] = field(default_factory=list[TradeFill])
     actions: list[CorporateAction] = field(default_factory=list[CorporateAction])
     summary: TradeSummary | None = None
+    seen: OpenTrade | None = None
 
     @property
     def held(self) -> int:
         return 0 if self.summary is None else self.summary.entry_quantity - self.summary.exit_quantity
+
+    def as_open(self) -> OpenTrade:
+        """The trade as the decision reads it."""
+        known = self.seen
+        if known is None:
+            signal, order = self.planned.candidate.signal, self.planned.approved.order
+            self.seen = known = OpenTrade(
+                trade_id=self.number,
+                symbol=self.symbol,
+                product=order.product,
+                strategy=signal.strategy,
+                held=self.held,
+                target=self.levels.target,
+                stop=self.levels.stop,
+                horizon_ends_on=self.planned.horizon_ends_on,
+                entering=self.status is TradeStatus.ENTERING,
+                cluster=signal.cluster,
+            )
+        return known
 
     @property
     def live(self) -> bool:
@@ -303,6 +323,7 @@ class Account:
         """Where the trade stands, from its orders, fills and actions."""
         states = [(order.intent.intent, order.state) for order in trade.orders]
         trade.summary = summary = summarize(states, trade.fills, trade.actions)
+        trade.seen = None
         trade.status = summary.status
         if summary.status is TradeStatus.CANCELLED:
             trade.closed_at = trade.closed_at or at

@@ -25,7 +25,7 @@ from backend.domain.calendar import IST, Phase
 from backend.domain.charges import round_trip_fraction
 from backend.domain.corporate_actions import FLAGGED, CorporateAction, price_told
 from backend.domain.day_loss import loss_limit_reached
-from backend.domain.decide import OpenTrade, TradeStatus, UserDecision, UserState, decide
+from backend.domain.decide import TradeStatus, UserDecision, UserState, decide
 from backend.domain.gate import AccountFacts, Refused, admit, needed_rupees
 from backend.domain.market import Product, Side
 from backend.domain.matching import match_on_arrival, offered
@@ -64,21 +64,21 @@ def run(
     """Trade `history` as each trader of `spec` would have. Deterministic.
 
     Args:
-        stopped: asked once per session; True ends the run there, and the result says that it was interrupted.
+        stopped: asked before each session in which something may happen; True ends the run there, and the result says
+            that it was interrupted.
         every_look: decide also where the screen knows that nothing can happen: the same result, slower.
     """
     market = Market(history)
     total, results, interrupted = len(market.days) * len(spec.traders), [], False
     for number, trader in enumerate(spec.traders):
-        simulation = Simulation(spec, market, trader, every_look=every_look)
-        for day in market.days:
-            if stopped():
-                interrupted = True
+        simulation, day = Simulation(spec, market, trader, every_look=every_look), 0
+        while day < len(market.days) and not interrupted:
+            if interrupted := stopped():
                 break
-            simulation.trade(day)
-            if day.number % 16 == 0:
-                progress(number * len(market.days) + day.number, total, f"{trader.name}: {day.date}")
-        results.append(simulation.result())
+            simulation.trade(market.days[day])
+            progress(number * len(market.days) + day, total, f"{trader.name}: {market.days[day].date}")
+            day = simulation.next_day(day)
+        results.append(simulation.result(day))
     progress(total, total, "done")
     return BacktestResult(
         spec=spec,
@@ -104,7 +104,7 @@ class Simulation:
         start = market.days[0].looks[0].at if market.days else datetime.combine(spec.first, datetime.min.time(), IST)
         self.account = Account(trader.capital, start, spec.fills, spec.proceeds)
         self._signals = timeline(history, trader)
-        self._screen = Screen(spec, trader, self.account, self._signals)
+        self._screen = Screen(spec, trader, self.account, self._signals, market)
         self._session_days = list(history.session_days)
         self._number = {day: number for number, day in enumerate(self._session_days)}
         self._actions: dict[date, list[CorporateAction]] = {}
@@ -114,11 +114,9 @@ class Simulation:
         self._standings = NO_STANDINGS
         self._day_equity: Decimal | None = None
         self._looked = -1
-        self._days = 0
 
     def trade(self, day: Day) -> None:
         """One session, from its first look to its close."""
-        self._days += 1
         self._begin(day)
         if self._market.daily:
             self._trade_daily(day)
@@ -128,6 +126,10 @@ class Simulation:
                 self._cycle(day, day.looks[number], number)
                 number = self._next(day, number)
         self._finish(day)
+
+    def next_day(self, after: int) -> int:
+        """The number of the next session in which something may happen; that of sessions where none is left."""
+        return after + 1 if self._every_look else self._screen.next_day(after)
 
     def _next(self, day: Day, after: int) -> int | None:
         if self._every_look:
@@ -156,7 +158,7 @@ class Simulation:
     def _with_close(self, day: Day, action: CorporateAction, actions: Sequence[CorporateAction]) -> CorporateAction:
         """The action with the close before it, on the scale that earlier actions of the morning left."""
         share = self._market.shares.get(action.symbol)
-        row = -1 if share is None else share.rows[day.number].first - 1
+        row = -1 if share is None else share.first[day.number] - 1
         if share is None or row < 0:
             return action
         earlier = [a for a in actions if a.symbol == action.symbol and a.turn < action.turn]
@@ -214,17 +216,18 @@ class Simulation:
         account = self.account
         self._settle(day, look)
         segment = self._signals.at(look.second, day.date)
-        held = {trade.symbol for trade in account.live_trades}
-        symbols = sorted(held | (segment.symbols & day.members))
-        wanted = (*symbols, *(symbol for symbol in account.holdings if symbol not in held))
-        quotes = {symbol: quote for symbol in wanted if (quote := day.quote(symbol, look)) is not None}
+        if self._every_look:
+            concerned = {trade.symbol for trade in account.live_trades}
+        else:
+            concerned = self._screen.may_end(day, look, segment)
+        symbols = sorted(concerned | (segment.symbols & day.members))
+        quotes = {symbol: quote for symbol in symbols if (quote := day.quote(symbol, look)) is not None}
         view = self._view(day, look, symbols, segment, quotes)
-        user = self._user(day, view, segment)
-        self._watch_loss(day, look, number, user.funds_total)
-        if self._standings is not user.standings:
-            user = self._user(day, view, segment)
+        worth = self._worth(day, look)
+        self._watch_loss(day, look, number, worth)
+        user = self._user(day, worth, segment)
         mode, limits = self._trader.mode, self._spec.limits
-        ranking = rank(view, mode, limits) if segment.buys else Ranking(mode, (), {})
+        ranking = rank(view, mode, limits, (self._trader.product,)) if segment.buys else Ranking(mode, (), {})
         decision = decide(view, ranking, user, limits)
         for outcome in decision.outcomes:
             if outcome.reason is not None:
@@ -261,12 +264,11 @@ class Simulation:
     def _horizon_end(self, today: date, sessions: int) -> date:
         return self._session_days[min(self._number[today] + sessions, len(self._session_days) - 1)]
 
-    def _user(self, day: Day, view: MarketView, segment: Segment) -> UserState:
-        """The trader as live trading would gather them (see services/gather_service.py)."""
+    def _user(self, day: Day, worth: Decimal, segment: Segment) -> UserState:
+        """The trader, whose account is worth `worth` rupees, as services/gather_service.py would gather them."""
         account, trader, today = self.account, self._trader, day.date
-        holdings = account.holdings
-        invested = self._invested(view.quotes)
-        cash = account.cash
+        holdings, cash = account.holdings, account.cash
+        invested = worth - cash
         free = min(account.broker_free(today), account.books_free(today))
         left = trader.entries_per_day_max - account.entries_used.get(today, 0)
         barred = self._protections(today) if segment.buys else ()
@@ -278,13 +280,13 @@ class Simulation:
             symbols=day.members,
             enabled=True,
             cash_free=free,
-            funds_total=cash + invested,
+            funds_total=worth,
             funds_in_use=invested + (cash - free),
             plan_entries_left=left,
             own_entries_left=None,
             entries_cap=trader.entries_per_day_max,
             holdings=holdings,
-            open_trades=tuple(self._open_trades()),
+            open_trades=tuple(t.as_open() for t in account.live_trades if t.status is not TradeStatus.EXITING),
             blocked=self._blocked(today, holdings, barred) if segment.buys else {},
             paused=next((block.rule for block in barred if block.symbol is None), None),
             broker=BROKER,
@@ -292,33 +294,6 @@ class Simulation:
             day_equity=self._day_equity,
             strategies=trader.strategies,
         )
-
-    def _invested(self, quotes: Mapping[str, QuoteView]) -> Decimal:
-        """Rupees of all shares held at their last prices; at the trade's stop where there is no quote."""
-        stops = {trade.symbol: trade.levels.stop for trade in self.account.live_trades}
-        total = ZERO
-        for symbol, shares in self.account.holdings.items():
-            quote = quotes.get(symbol)
-            total += shares * (quote.last if quote is not None else stops.get(symbol, ZERO))
-        return total
-
-    def _open_trades(self) -> list[OpenTrade]:
-        return [
-            OpenTrade(
-                trade_id=trade.number,
-                symbol=trade.symbol,
-                product=trade.planned.approved.order.product,
-                strategy=trade.planned.candidate.signal.strategy,
-                held=trade.held,
-                target=trade.levels.target,
-                stop=trade.levels.stop,
-                horizon_ends_on=trade.planned.horizon_ends_on,
-                entering=trade.status is TradeStatus.ENTERING,
-                cluster=trade.planned.candidate.signal.cluster,
-            )
-            for trade in self.account.live_trades
-            if trade.status is not TradeStatus.EXITING
-        ]
 
     def _blocked(self, today: date, holdings: Mapping[str, int], barred: Sequence[Block]) -> dict[str, Reason]:
         """Symbols that may not be entered now; the gravest reason wins."""
@@ -375,8 +350,15 @@ class Simulation:
         return self._is_lost(self.account.cash + Decimal(least) / 100)
 
     def _worth(self, day: Day, look: Look) -> Decimal:
-        held = self.account.holdings.items()
-        return self.account.cash + sum((Decimal((day.last(s, look) or 0) * shares) / 100 for s, shares in held), ZERO)
+        """Cash and all shares at their last prices, rupees; at the trade's stop where a share never traded."""
+        total = 0
+        for symbol, shares in self.account.holdings.items():
+            last = day.last(symbol, look)
+            if last is None:
+                stops = [trade.levels.stop for trade in self.account.live_trades if trade.symbol == symbol]
+                last = int(stops[0] * 100) if stops else 0
+            total += shares * last
+        return self.account.cash + Decimal(total) / 100
 
     def _impose(self, state: TradingState, cause: Cause, at: datetime) -> None:
         row = Standing(Scope.USER, str(USER), state, False, cause, "", at, None)
@@ -473,10 +455,10 @@ class Simulation:
         """When the money of a sale may be spent where it must settle first (T+1 in sessions)."""
         return self._horizon_end(day.date, 1)
 
-    def result(self) -> TraderResult:
-        """What came of it so far."""
+    def result(self, sessions: int) -> TraderResult:
+        """What came of it by the end of the first `sessions` sessions."""
         market, account = self._market, self.account
-        days = market.days[: self._days]
+        days = market.days[:sessions]
         curve, equity = curve_of(market, days, account)
         counts = Counter(reason for _, _, reason in self._denied)
         return TraderResult(

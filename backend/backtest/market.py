@@ -1,11 +1,12 @@
 """The market of a backtest, session by session: what a quote showed and what a bar traded, read from the columns."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -40,22 +41,38 @@ def instant(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).astimezone(IST)
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A share's bars of one session: the row of the first, and of the one after the last."""
+@lru_cache(maxsize=1 << 20)
+def _rupees(paise: int) -> Decimal:
+    return rupees_from_paise(paise)
 
-    first: int
-    end: int
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a share before a session opens: rupees and shares, as a quote shows them, and paise."""
+
+    lower_band: Decimal
+    upper_band: Decimal
+    tick: Decimal
+    lot: int
+    freeze_quantity: int
+    lower_paise: int
+    upper_paise: int
+    tick_paise: int
+    stock_class: StockClass
 
 
 class Share:
-    """One share's columns, with its rows by session and Python numbers where the loop reads single values."""
+    """One share's columns, with its rows by session, and as Python numbers where the loop reads single values."""
 
-    def __init__(self, history: ShareHistory, sessions: Sequence[Session]) -> None:
+    def __init__(self, history: ShareHistory, opens: Ints) -> None:
+        """`opens`: each session's first second."""
         self.history = history
-        opens = np.array([_second(session.windows_non_cas[0].start) for session in sessions], dtype=np.int64)
-        starts = np.searchsorted(history.start, opens, side="left")
-        self.rows = [Rows(int(first), int(end)) for first, end in zip(starts, [*starts[1:], len(history)], strict=True)]
+        first = np.searchsorted(history.start, opens, side="left")
+        self.first: list[int] = first.tolist()
+        """By session, the row of its first bar; where it has none, that of the next session's."""
+        self.after: list[int] = [*self.first[1:], len(history)]
+        """By session, the row after its last bar."""
+        self._facts: dict[int, Facts] = {}
 
     @cached_property
     def close(self) -> list[int]:
@@ -66,38 +83,48 @@ class Share:
         return self.history.open.tolist()
 
     @cached_property
-    def high(self) -> list[int]:
-        return self.history.high.tolist()
-
-    @cached_property
-    def low(self) -> list[int]:
-        return self.history.low.tolist()
-
-    @cached_property
     def end(self) -> list[int]:
         return self.history.end.tolist()
 
-    def stock_class(self, row: int) -> StockClass:
-        return StockClass.CAS if self.history.has_derivatives[row] else StockClass.NON_CAS
+    def facts(self, session: int, row: int) -> Facts:
+        """Of the session of `row`, which is number `session` or an earlier one."""
+        first = self.first[session]
+        known = self._facts.get(first) if row >= first else None
+        if known is None:
+            h = self.history
+            low, high, tick = int(h.lower_band[row]), int(h.upper_band[row]), int(h.tick[row])
+            known = Facts(
+                _rupees(low),
+                _rupees(high),
+                _rupees(tick),
+                int(h.lot[row]),
+                int(h.freeze_quantity[row]),
+                low,
+                high,
+                tick,
+                StockClass.CAS if h.has_derivatives[row] else StockClass.NON_CAS,
+            )
+            if row >= first:
+                self._facts[first] = known
+        return known
 
-    def quote(self, row: int, last: int, as_of: datetime, half_spread_bp: float) -> QuoteView:
-        """What a quote shows at a last price of `last` paise in the session of `row`: bid and ask stand half a spread
-        around it, within the bands (the rule of data_service/quotes.py)."""
-        h = self.history
-        tick, low, high = int(h.tick[row]), int(h.lower_band[row]), int(h.upper_band[row])
+    def quote(self, facts: Facts, last: int, as_of: datetime, half_spread_bp: float) -> QuoteView:
+        """What a quote shows at a last price of `last` paise: bid and ask stand half a spread around it, within the
+        bands (the rule of data_service/quotes.py)."""
+        tick = facts.tick_paise
         half = max(tick, round(last * half_spread_bp / BP / tick) * tick)
         return QuoteView(
-            symbol=h.symbol,
-            as_of=as_of,
-            last=rupees_from_paise(last),
-            bid=rupees_from_paise(max(min(last, low), last - half, tick)),
-            ask=rupees_from_paise(min(max(last, high), last + half)),
-            lower_band=rupees_from_paise(low),
-            upper_band=rupees_from_paise(high),
-            tick=rupees_from_paise(tick),
-            lot=int(h.lot[row]),
-            freeze_quantity=int(h.freeze_quantity[row]),
-            source=SOURCE,
+            self.history.symbol,
+            as_of,
+            _rupees(last),
+            _rupees(max(min(last, facts.lower_paise), last - half, tick)),
+            _rupees(min(max(last, facts.upper_paise), last + half)),
+            facts.lower_band,
+            facts.upper_band,
+            facts.tick,
+            facts.lot,
+            facts.freeze_quantity,
+            SOURCE,
         )
 
     def bar(self, row: int) -> BarView:
@@ -105,10 +132,10 @@ class Share:
         return BarView(
             instant(int(h.start[row])),
             instant(int(h.end[row])),
-            rupees_from_paise(int(h.open[row])),
-            rupees_from_paise(int(h.high[row])),
-            rupees_from_paise(int(h.low[row])),
-            rupees_from_paise(int(h.close[row])),
+            _rupees(int(h.open[row])),
+            _rupees(int(h.high[row])),
+            _rupees(int(h.low[row])),
+            _rupees(int(h.close[row])),
             int(h.volume[row]),
         )
 
@@ -125,6 +152,9 @@ class Kind(Enum):
     OPEN = "open"
     TOUCH = "touch"
     CLOSE = "close"
+
+
+_BEFORE_CLOSE = frozenset({Kind.OPEN, Kind.TOUCH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +174,14 @@ class Day:
         self.market, self.number = market, number
         self.session: Session = market.history.sessions[number]
         self.date: date = self.session.day
-        self.members = market.members(self.date)
-        self._classes: dict[str, StockClass] = {}
+        self._continuous: dict[tuple[int, StockClass], bool] = {}
+        self._square_off: dict[StockClass, datetime] = {}
         self._closes: dict[str, Ints] = {}
+
+    @cached_property
+    def members(self) -> frozenset[str]:
+        """The universe in force."""
+        return self.market.members(self.date)
 
     @cached_property
     def looks(self) -> list[Look]:
@@ -187,28 +222,31 @@ class Day:
         closes = self.session.continuous_close(StockClass.NON_CAS)
         return Look(closes, _second(closes), Kind.BAR if self.market.interval_s else Kind.CLOSE)
 
-    def rows(self, symbol: str) -> Rows | None:
-        """The share's bars of this session; None where it has none."""
+    def traded(self, symbol: str) -> bool:
+        """Whether the share has a bar in this session."""
         share = self.market.shares.get(symbol)
-        if share is None:
-            return None
-        rows = share.rows[self.number]
-        return rows if rows.first < rows.end else None
+        return share is not None and share.first[self.number] < share.after[self.number]
 
     def stock_class(self, symbol: str) -> StockClass:
         """As the session's own bars say; the shorter hours where there are none."""
-        known = self._classes.get(symbol)
-        if known is None:
-            rows = self.rows(symbol)
-            known = StockClass.CAS if rows is None else self.market.shares[symbol].stock_class(rows.first)
-            self._classes[symbol] = known
-        return known
+        if not self.traded(symbol):
+            return StockClass.CAS
+        share = self.market.shares[symbol]
+        return share.facts(self.number, share.first[self.number]).stock_class
 
     def continuous(self, symbol: str, look: Look) -> bool:
-        return self.session.phase_at(look.at, self.stock_class(symbol)) is Phase.CONTINUOUS
+        key = (look.second, self.stock_class(symbol))
+        known = self._continuous.get(key)
+        if known is None:
+            known = self._continuous[key] = self.session.phase_at(look.at, key[1]) is Phase.CONTINUOUS
+        return known
 
     def square_off_at(self, symbol: str) -> datetime:
-        return square_off_at(self.stock_class(symbol), self.session)
+        of_class = self.stock_class(symbol)
+        known = self._square_off.get(of_class)
+        if known is None:
+            known = self._square_off[of_class] = square_off_at(of_class, self.session)
+        return known
 
     def row(self, symbol: str, look: Look) -> int:
         """The row of the bar that the look reads; -1 where there is none. One of an earlier session makes the quote an
@@ -218,27 +256,28 @@ class Day:
             return -1
         if look.kind is Kind.BAR:
             return bisect_right(share.end, look.second) - 1
-        rows = share.rows[self.number]
-        return rows.first if rows.first < rows.end else rows.first - 1
+        first = share.first[self.number]
+        return first if first < share.after[self.number] else first - 1
 
     def last(self, symbol: str, look: Look) -> int | None:
         """The last price in paise that a look shows; None where the share never traded before."""
         row = self.row(symbol, look)
-        if row < 0:
-            return None
-        share = self.market.shares[symbol]
-        if look.kind in {Kind.OPEN, Kind.TOUCH} and row >= share.rows[self.number].first:
-            return look.touched.get(symbol, share.open[row])
+        return None if row < 0 else self._price(self.market.shares[symbol], row, look)
+
+    def _price(self, share: Share, row: int, look: Look) -> int:
+        if look.kind in _BEFORE_CLOSE and row >= share.first[self.number]:
+            return look.touched.get(share.history.symbol, share.open[row])
         return share.close[row]
 
     def quote(self, symbol: str, look: Look) -> QuoteView | None:
-        row, last = self.row(symbol, look), self.last(symbol, look)
-        if last is None:
+        row = self.row(symbol, look)
+        if row < 0:
             return None
         share = self.market.shares[symbol]
-        of_today = look.kind is not Kind.BAR and row >= share.rows[self.number].first
+        of_today = look.kind is not Kind.BAR and row >= share.first[self.number]
         as_of = look.at if of_today else instant(share.end[row])
-        return share.quote(row, last, as_of, self.market.history.half_spread_bp)
+        facts = share.facts(self.number, row)
+        return share.quote(facts, self._price(share, row, look), as_of, self.market.history.half_spread_bp)
 
     def arrival_bar(self, symbol: str, look: Look) -> BarView | None:
         """The bar that bounds what an order finds as it arrives: the last finished one; a part of a daily one."""
@@ -267,8 +306,11 @@ class Market:
     def __init__(self, history: MarketHistory) -> None:
         self.history = history
         self.interval_s = INTERVAL_S.get(history.interval)
+        opens = [_second(session.windows_non_cas[0].start) for session in history.sessions]
+        self.opens: Ints = np.array(opens, dtype=np.int64)
+        """Each session's first second."""
         self.shares: Mapping[str, Share] = {
-            symbol: Share(columns, history.sessions) for symbol, columns in history.shares.items()
+            symbol: Share(columns, self.opens) for symbol, columns in history.shares.items()
         }
         self._determined = sorted(history.members)
 

@@ -4,6 +4,7 @@ Whatever is asked here must be asked more generously than the decision asks it: 
 would change a result. `run(..., every_look=True)` decides at every look; tests hold the two against each other.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
@@ -11,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.backtest.account import Account, SimTrade
-from backend.backtest.market import Day, Kind, Look
+from backend.backtest.market import Day, Kind, Look, Market
 from backend.backtest.signals import Segment, Timeline
 from backend.backtest.spec import Spec, Trader
+from backend.domain.corporate_actions import Levels
 from backend.domain.decide import TradeStatus
 from backend.domain.market import Product, Side, StockClass
 from backend.domain.modes import MODE_RULES
@@ -34,13 +36,63 @@ def paise_down(price: Decimal) -> int:
     return int((price * 100).to_integral_value(ROUND_FLOOR))
 
 
+def _next(numbers: Sequence[int], first: int, otherwise: int) -> int:
+    """The first of ascending numbers that is not below `first`."""
+    place = bisect_left(numbers, first)
+    return numbers[place] if place < len(numbers) else otherwise
+
+
 class Screen:
     """One trader's account against the market's columns."""
 
-    def __init__(self, spec: Spec, trader: Trader, account: Account, signals: Timeline) -> None:
-        self._trader, self._account, self._signals = trader, account, signals
+    def __init__(self, spec: Spec, trader: Trader, account: Account, signals: Timeline, market: Market) -> None:
+        self._trader, self._account, self._signals, self._market = trader, account, signals, market
         self._drift = float(spec.limits.price_drift_fraction_max) + SLACK
         self._fraction = float(MODE_RULES[trader.mode].funds_fraction)
+        self._days = [session.day for session in market.history.sessions]
+        numbers = {day: number for number, day in enumerate(self._days)}
+        self._with_buys = sorted({numbers[part.day] for part in signals.segments if part.buys and part.day in numbers})
+        self._with_sells: dict[str, list[int]] = {}
+        for part in signals.segments:
+            for symbol in part.sells:
+                self._with_sells.setdefault(symbol, []).append(numbers[part.day])
+        self._with_actions: dict[str, list[int]] = {}
+        for action in sorted(market.history.actions, key=lambda a: a.ex_date):
+            number = bisect_left(self._days, action.ex_date)
+            self._with_actions.setdefault(action.symbol, []).append(number)
+        self._touched: dict[int, tuple[Levels, int, int]] = {}
+
+    def next_day(self, after: int) -> int:
+        """The first session after session number `after` in which something may happen; their number where none is."""
+        soon, best = after + 1, _next(self._with_buys, after + 1, len(self._days))
+        for trade in self._account.live_trades:
+            if best == soon or not self._market.daily:
+                return soon
+            symbol, ends_on = trade.symbol, bisect_left(self._days, trade.planned.horizon_ends_on)
+            best = min(
+                best,
+                max(soon, ends_on),
+                self._touch(trade, soon),
+                _next(self._with_sells.get(symbol, ()), soon, best),
+                _next(self._with_actions.get(symbol, ()), soon, best),
+            )
+        return best
+
+    def _touch(self, trade: SimTrade, soon: int) -> int:
+        """The first session from number `soon` on whose range reaches the trade's stop or target."""
+        known = self._touched.get(trade.number)
+        if known is not None and known[0] is trade.levels and (known[1] >= soon > known[2] or known[1] == soon):
+            return known[1]
+        share = self._market.shares[trade.symbol]
+        if soon >= len(self._days):
+            return soon
+        first = share.first[soon]
+        low, high = share.history.low[first:], share.history.high[first:]
+        hit = (low <= paise_up(trade.levels.stop)) | (high >= paise_down(trade.levels.target))
+        row = first + int(hit.argmax()) if hit.any() else None
+        session = len(self._days) if row is None else bisect_right(share.first, row) - 1
+        self._touched[trade.number] = trade.levels, session, soon - 1
+        return session
 
     def next_look(self, day: Day, after: int) -> int | None:
         """The first intraday look after look number `after` (-1: from the first on) at which something may happen."""
@@ -116,20 +168,27 @@ class Screen:
         headroom = float(FUNDS_IN_USE_FRACTION_MAX) * total - invested - (cash - free)
         return (np.minimum(np.minimum(total * self._fraction, headroom), free) * (1 + SLACK) + SLACK) * 100
 
+    def may_end(self, day: Day, look: Look, segment: Segment) -> set[str]:
+        """Symbols of trades that a look may end, or whose entry still rests; the others' quotes decide nothing."""
+        found: set[str] = set()
+        for trade in self._account.live_trades:
+            ends_on, product = trade.planned.horizon_ends_on, trade.planned.approved.order.product
+            timely = day.date >= ends_on or product is Product.MIS
+            if timely or trade.status is not TradeStatus.OPEN or trade.symbol in segment.sells:
+                found.add(trade.symbol)
+            elif not self._market.daily or self._touch(trade, day.number) == day.number:
+                last = day.last(trade.symbol, look)
+                low, high = paise_up(trade.levels.stop), paise_down(trade.levels.target)
+                if last is not None and not low < last < high:
+                    found.add(trade.symbol)
+        return found
+
     def wants_open(self, day: Day) -> bool:
         """Whether something may happen at the open of a daily bar."""
         look = day.looks[0]
-        account = self._account
         segment = self._signals.at(look.second, day.date)
-        for trade in account.live_trades:
-            last = day.last(trade.symbol, look)
-            if last is None:
-                continue
-            levels = trade.levels
-            if trade.symbol in segment.sells or day.date > trade.planned.horizon_ends_on:
-                return True
-            if last <= paise_up(levels.stop) or last >= paise_down(levels.target):
-                return True
+        if self.may_end(day, look, segment):
+            return True
         buys = self._unblocked(day, segment.buys)
         budget = self._budget_at(day, look) if buys else 0.0
         for signal in buys:
@@ -152,11 +211,12 @@ class Screen:
         stop first, as nobody can tell."""
         touched: dict[str, int] = {}
         for trade in self._account.live_trades:
-            rows = day.rows(trade.symbol)
-            if rows is None or trade.status is not TradeStatus.OPEN:
+            if trade.status is not TradeStatus.OPEN or self._touch(trade, day.number) != day.number:
                 continue
-            share, row = day.market.shares[trade.symbol], rows.first
-            tick, low, high = int(share.history.tick[row]), share.low[row], share.high[row]
+            share = day.market.shares[trade.symbol]
+            row = share.first[day.number]
+            tick = share.facts(day.number, row).tick_paise
+            low, high = int(share.history.low[row]), int(share.history.high[row])
             stop = paise_down(trade.levels.stop) // tick * tick
             target = -(-paise_up(trade.levels.target) // tick) * tick
             if low <= stop:
@@ -178,5 +238,5 @@ class Screen:
             or trade.planned.approved.order.product is Product.MIS
             or any(order.intent.side is Side.SELL and order.at.date() == day.date for order in trade.orders)
         ]
-        times = sorted({day.square_off_at(trade.symbol) for trade in due if day.rows(trade.symbol) is not None})
+        times = sorted({day.square_off_at(trade.symbol) for trade in due if day.traded(trade.symbol)})
         return [Look(at, int(at.timestamp()), Kind.CLOSE) for at in times]

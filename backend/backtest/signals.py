@@ -54,22 +54,22 @@ class Timeline:
     """A trader's segments in order of time; a session without any has none in force."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
-        self._segments = segments
+        self.segments = segments
         self._starts = [segment.start for segment in segments]
 
     def at(self, second: int, day: date) -> Segment:
         """The segment in force at an instant of a session; an empty one where nothing was said for the session."""
         place = bisect_right(self._starts, second) - 1
-        if place >= 0 and self._segments[place].day == day:
-            return self._segments[place]
+        if place >= 0 and self.segments[place].day == day:
+            return self.segments[place]
         return Segment(second, day, NOTHING)
 
     def after(self, second: int, day: date) -> Sequence[Segment]:
         """The session's segments that begin later than an instant."""
         first = last = bisect_right(self._starts, second)
-        while last < len(self._segments) and self._segments[last].day == day:
+        while last < len(self.segments) and self.segments[last].day == day:
             last += 1
-        return self._segments[first:last]
+        return self.segments[first:last]
 
 
 def timeline(history: MarketHistory, trader: Trader) -> Timeline:

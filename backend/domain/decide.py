@@ -229,9 +229,9 @@ _NOT_OF_THIS_USER = (Reason.STRATEGY_NOT_ENABLED, Reason.NO_INTRADAY_MODEL, Reas
 def _decide_entries(market: MarketView, ranking: Ranking, decision: UserDecision, limits: RiskLimits) -> None:
     """At most one entry per symbol, of the best strategy that comes through; one outcome per symbol."""
     user = decision.user
-    left = _Left(
-        user.cash_free, user.funds_in_use, user.plan_entries_left, user.own_entries_left, _clusters(market, user)
-    )
+    clustered = any(candidate.signal.cluster is not None for candidate in ranking.candidates)
+    clusters = _clusters(market, user) if clustered else Counter[str]()
+    left = _Left(user.cash_free, user.funds_in_use, user.plan_entries_left, user.own_entries_left, clusters)
     outcomes: dict[str, Outcome] = {}
     for candidate in ranking.candidates:
         symbol = candidate.signal.symbol

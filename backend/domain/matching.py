@@ -1,8 +1,8 @@
 """How the paper broker fills an order: against a quote on arrival, against finished bars while it rests.
 
 The rules are the cautious ones: a resting limit needs the market to trade through it or to open beyond it, a stop fills
-at the worse of its trigger and the open, no fill takes more than a share of what the bar really traded, and a share that
-is locked at its band offers nothing on that side.
+at the worse of its trigger and the open, no fill takes more than a part of what the bar really traded, and a share
+locked at its band offers nothing on that side.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Which proposals a mode takes now, best first, and why it does not take the others: once for all users of the mode."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -139,11 +139,14 @@ class Ranking:
     rejected: Mapping[str, Rejection]
 
 
-def rank(market: MarketView, mode: Mode, limits: RiskLimits) -> Ranking:
+def rank(market: MarketView, mode: Mode, limits: RiskLimits, products: Collection[Product] = tuple(Product)) -> Ranking:
     """Which (symbol, strategy) pairs `mode` takes now, best first; every symbol without one with its reason.
 
     A mode (R, C) takes a signal of a strategy that is certified for it when P(the price reaches +R net within the
     horizon) ≥ C, the calibrated expected net return at the present price ≥ R, and its lower bound there is positive.
+
+    Args:
+        products: those that the mode's users trade in.
     """
     candidates: list[Candidate] = []
     rejected: dict[str, Rejection] = {}
@@ -151,7 +154,7 @@ def rank(market: MarketView, mode: Mode, limits: RiskLimits) -> Ranking:
         if not continuous:
             rejected[symbol] = Rejection(Reason.MARKET_NOT_CONTINUOUS)
             continue
-        taken, missed = _judged(market, symbol, mode, limits)
+        taken, missed = _judged(market, symbol, mode, limits, products)
         if taken:
             candidates += taken
         else:
@@ -160,12 +163,14 @@ def rank(market: MarketView, mode: Mode, limits: RiskLimits) -> Ranking:
     return Ranking(mode, tuple(candidates), rejected)
 
 
-def _judged(market: MarketView, symbol: str, mode: Mode, limits: RiskLimits) -> tuple[list[Candidate], Rejection]:
+def _judged(
+    market: MarketView, symbol: str, mode: Mode, limits: RiskLimits, products: Collection[Product]
+) -> tuple[list[Candidate], Rejection]:
     """The strategies' candidates of a symbol, and the nearest miss of the others."""
     taken: list[Candidate] = []
     missed = Rejection(Reason.NO_PREDICTION)
     for signal in market.signals_of(symbol):
-        found = _candidate(market, signal, mode, limits)
+        found = _candidate(market, signal, mode, limits, products)
         if isinstance(found, Candidate):
             taken.append(found)
         elif NEAREST_MISS.index(found) > NEAREST_MISS.index(missed.reason):
@@ -173,7 +178,9 @@ def _judged(market: MarketView, symbol: str, mode: Mode, limits: RiskLimits) -> 
     return taken, missed
 
 
-def _candidate(market: MarketView, signal: Signal, mode: Mode, limits: RiskLimits) -> Candidate | Reason:
+def _candidate(
+    market: MarketView, signal: Signal, mode: Mode, limits: RiskLimits, products: Collection[Product]
+) -> Candidate | Reason:
     rules = MODE_RULES[mode]
     if signal.abstained:
         return Reason.MODEL_ABSTAINED
@@ -203,7 +210,7 @@ def _candidate(market: MarketView, signal: Signal, mode: Mode, limits: RiskLimit
         return Reason.LOWER_BOUND_NOT_POSITIVE
     limit = round_to_tick(quote.last * (1 + limits.entry_protection_fraction), quote.tick, Side.BUY)
     price = min(limit, round_to_tick(quote.upper_band, quote.tick, Side.BUY))
-    pays = {product: _shares_that_pay(market, signal, price, product, expected, rules) for product in Product}
+    pays = {product: _shares_that_pay(market, signal, price, product, expected, rules) for product in products}
     return Candidate(signal, quote, price, confidence, rules.confidence_kind, expected, lower, pays)
 
 

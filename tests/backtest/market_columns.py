@@ -15,7 +15,8 @@ from backend.domain.modes import Mode
 from backend.domain.ranking import Signal, SignalAction
 from contracts.market import Interval
 
-CALENDAR = standard_calendar()
+CALENDAR = standard_calendar().with_years(range(2014, 2019))
+"""The recorded years, and some before them in which every weekday is a session."""
 BAND = 0.2
 VALID_FOREVER = datetime(2100, 1, 1, tzinfo=UTC)
 Ohlcv = Mapping[str, np.ndarray]
