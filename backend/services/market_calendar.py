@@ -33,6 +33,11 @@ class MarketCalendar:
             rows = (await session.scalars(select(CalendarOverride).order_by(CalendarOverride.id))).all()
         self._calendar = self._base.with_overrides(_override(row) for row in rows)
 
+    @property
+    def calendar(self) -> Calendar:
+        """The plain calendar, corrections included."""
+        return self._calendar
+
     def stock_class(self, symbol: str) -> StockClass:
         return self._classes.get(symbol, StockClass.CAS)
 

@@ -26,7 +26,7 @@ TRADERS_MAX = 8
 SWEEP_VALUES_MAX = 20
 BARS_MAX = 8_000_000
 """Bars that one run reads: years of daily bars of any universe, a quarter of one-minute bars of fifty shares."""
-STEPS_MAX = 200_000_000
+STEPS_MAX = 100_000_000
 """Bars times traders or combinations."""
 
 _SHARES_OF = {"default": 5, "nifty50": 50}

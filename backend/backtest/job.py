@@ -1,0 +1,98 @@
+"""One backtest in a process of its own, with a bound on its memory, which ends when the worker that started it is gone.
+
+It speaks to that worker alone and touches no database.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from backend import log as logs
+from backend.backtest.request import World, asked_of
+from backend.errors import SaudaError
+
+log = structlog.get_logger()
+
+TELL_PAUSE_S = 0.2
+FAILED = "Something went wrong in it, and the operator's log says what: ask again, or ask for something else."
+
+Message = tuple[str, Any]
+"""What a job tells its worker: `progress` (done, total, doing), `done` (summary, html) or `failed` (why)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a job may use, and where it logs (stderr where None)."""
+
+    memory_mb_max: int
+    seconds_max: int
+    log_level: str = "INFO"
+    log_file: Path | None = None
+
+
+def work(worker: Connection, world: World, request: Mapping[str, Any], bounds: Bounds) -> None:
+    """Do the backtest that `request` asks for and send what came of it. The main function of the process.
+
+    How long it may take is for the worker to see to.
+    """
+    logs.configure(bounds.log_level, bounds.log_file)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker, and it decides
+    threading.Thread(target=_end_with, args=(worker,), daemon=True).start()
+    bytes_max = bounds.memory_mb_max * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (bytes_max, bytes_max))
+    try:
+        worker.send(("done", _answer(world, request, _teller(worker))))
+    except SaudaError as error:
+        worker.send(("failed", error.detail))
+    except MemoryError:
+        worker.send(("failed", too_large(bounds.memory_mb_max)))
+    except Exception:
+        log.exception("backtest_crashed", request=dict(request))
+        worker.send(("failed", FAILED))
+
+
+def too_large(memory_mb_max: int) -> str:
+    """Why a backtest without enough memory came to nothing."""
+    return f"It needs more than the {memory_mb_max} MB it may have: ask for fewer days or shares, or longer bars."
+
+
+def _answer(world: World, request: Mapping[str, Any], progress: Any) -> tuple[dict[str, Any], str]:
+    asked = asked_of(request, world.rules)
+    # Imported here: it takes a second, and the limits above must hold by then.
+    from backend.backtest.study import market_of, study  # noqa: PLC0415
+
+    history = asyncio.run(market_of(asked, world, progress))
+    report = study(asked, history, progress)
+    return report.summary, report.html
+
+
+def _teller(worker: Connection) -> Any:
+    """A progress function that says something new at most every TELL_PAUSE_S seconds, and each new activity."""
+    told_at, told = 0.0, ""
+
+    def tell(done: int, total: int, doing: str) -> None:
+        nonlocal told_at, told
+        now = time.monotonic()
+        if now - told_at >= TELL_PAUSE_S or (not told and doing):
+            told_at, told = now, doing
+            worker.send(("progress", (done, total, doing)))
+
+    return tell
+
+
+def _end_with(worker: Connection) -> None:
+    """End this process when the worker's end of the pipe is closed: it never sends anything."""
+    try:
+        worker.recv()
+    except (EOFError, OSError):
+        os._exit(1)

@@ -1,0 +1,183 @@
+"""The worker: each backtest in a process of its own, whose crash, greed or slowness harms nobody else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import pytest
+from sqlalchemy import func, select, text
+
+from backend.backtest.job import Bounds
+from backend.backtest.request import Rules
+from backend.backtest.worker import NOT_KEPT, Job, Pace, Stack, serve
+from backend.domain.calendar import standard_calendar
+from backend.models import Backtest, BacktestStatus, User
+from backend.services import backtest_service as service
+from backend.services.market_calendar import MarketCalendar
+from tests.support import backtest_jobs as jobs
+
+WAIT_S_MAX = 30.0
+PACE = Pace(poll_s=0.02, look_s=0.01, renew_s=0.05, lease_s=10.0)
+
+
+@dataclass
+class Desk:
+    """A user's backtests and the database they are in."""
+
+    sessions: Any
+    user_id: int
+
+    async def ask(self, name: str = "one") -> int:
+        async with self.sessions.begin() as session:
+            row = Backtest(user_id=self.user_id, status=BacktestStatus.QUEUED, request={"name": name})
+            session.add(row)
+            await session.flush()
+            return row.id
+
+    async def until(self, backtest_id: int, what: Callable[[Backtest], bool]) -> Backtest:
+        async with asyncio.timeout(WAIT_S_MAX):
+            while True:
+                async with self.sessions() as session:
+                    row = await session.get_one(Backtest, backtest_id)
+                if what(row):
+                    return row
+                await asyncio.sleep(0.02)
+
+    async def ended(self, backtest_id: int) -> Backtest:
+        return await self.until(backtest_id, lambda row: row.finished_at is not None)
+
+    async def running(self, backtest_id: int) -> Backtest:
+        return await self.until(backtest_id, lambda row: row.doing == "waiting")
+
+
+@pytest.fixture
+async def desk(sessions) -> Desk:
+    async with sessions.begin() as session:
+        user = User(email="asha@example.com", password_hash="!")
+        session.add(user)
+        await session.flush()
+        return Desk(sessions, user.id)
+
+
+@asynccontextmanager
+async def working(
+    desk: Desk, job: Job, *, workers: int = 1, bounds: Bounds | None = None
+) -> AsyncIterator[asyncio.Queue[str]]:
+    """A worker under way; what it announces."""
+    told: asyncio.Queue[str] = asyncio.Queue()
+    stack = Stack(
+        name="worker",
+        sessions=desk.sessions,
+        calendar=MarketCalendar(standard_calendar()),
+        data_service_url="http://127.0.0.1:1",
+        ml_service_url="http://127.0.0.1:1",
+        rules=Rules(),
+        bounds=bounds or Bounds(memory_mb_max=4096, seconds_max=60),
+        announce=told.put_nowait,
+        pace=PACE,
+        job=job,
+    )
+    stopping = asyncio.Event()
+    serving = asyncio.create_task(serve(stack, workers, stopping))
+    try:
+        yield told
+    finally:
+        stopping.set()
+        await serving
+
+
+def children() -> list[psutil.Process]:
+    """The processes of jobs; multiprocessing's own helper is none."""
+    return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+async def test_a_job_is_done_and_its_result_kept(desk: Desk) -> None:
+    made = await desk.ask("asha's own")
+    async with working(desk, jobs.answers) as told:
+        row = await desk.ended(made)
+    assert (row.status, row.error, row.attempts) == (BacktestStatus.DONE, None, 1)
+    async with desk.sessions() as session:
+        assert (await service.backtest_of(session, desk.user_id, made)).summary == {"asked": {"name": "asha's own"}}
+        assert await service.report_of(session, desk.user_id, made) == b"<p>asha's own</p>"
+    assert f"backtest {made}: done" in told.get_nowait()
+
+
+@pytest.mark.parametrize(
+    ("job", "why"),
+    [
+        (jobs.aborts, "SIGABRT. It needs more than the 4096 MB"),
+        (jobs.vanishes, "exit status 7"),
+        (jobs.tells_nonsense, NOT_KEPT),
+        (jobs.devours, "It needs more than the 4096 MB it may have: ask for fewer days"),
+        (jobs.crashes, "Something went wrong in it"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_what_goes_wrong_in_a_job_is_said_and_stops_nothing(desk: Desk, job: Job, why: str) -> None:
+    first, second = await desk.ask(), await desk.ask()
+    async with working(desk, job, workers=2):
+        rows = [await desk.ended(first), await desk.ended(second)]
+    for row in rows:
+        assert row.status is BacktestStatus.FAILED
+        assert why in (row.error or "")
+        assert "secret" not in (row.error or "")
+    assert not children()
+
+
+async def test_a_cancelled_job_is_gone_within_a_moment(desk: Desk) -> None:
+    made = await desk.ask()
+    async with working(desk, jobs.hangs):
+        row = await desk.running(made)
+        assert (row.done, row.total) == (1, 4)
+        assert len(children()) == 1
+        async with desk.sessions.begin() as session:
+            await service.withdraw(session, desk.user_id, made)
+        assert (await desk.ended(made)).status is BacktestStatus.CANCELLED
+        assert not children()
+
+
+async def test_a_job_has_its_time_and_no_more(desk: Desk) -> None:
+    made = await desk.ask()
+    async with working(desk, jobs.hangs, bounds=Bounds(memory_mb_max=4096, seconds_max=0)):
+        row = await desk.ended(made)
+    assert (row.status, row.error) == (
+        BacktestStatus.FAILED,
+        "It took longer than 0 s: ask for fewer days, shares or combinations.",
+    )
+
+
+async def test_a_worker_that_stops_gives_back_what_it_has(desk: Desk) -> None:
+    made = await desk.ask()
+    async with working(desk, jobs.hangs):
+        await desk.running(made)
+    row = await desk.until(made, lambda row: True)
+    assert (row.status, row.attempts) == (BacktestStatus.QUEUED, 0)
+    assert not children()
+
+
+async def test_who_lost_the_claim_stops_and_writes_nothing(desk: Desk) -> None:
+    made = await desk.ask()
+    async with working(desk, jobs.hangs) as told:
+        await desk.running(made)
+        async with desk.sessions.begin() as session:
+            await session.execute(text("UPDATE backtests SET claim = 'another', doing = 'theirs'"))
+        async with asyncio.timeout(WAIT_S_MAX):
+            assert "lost to another worker" in await told.get()
+    row = await desk.until(made, lambda row: True)
+    assert (row.status, row.claim, row.doing) == (BacktestStatus.RUNNING, "another", "theirs")
+
+
+async def test_jobs_run_together_as_many_as_there_are_workers(desk: Desk) -> None:
+    async with desk.sessions.begin() as session:
+        await session.execute(text("UPDATE plans SET backtests_at_once = 4 WHERE code = 'free'"))
+    made = [await desk.ask() for _ in range(3)]
+    async with working(desk, jobs.hangs, workers=2):
+        await desk.running(made[0])
+        await desk.running(made[1])
+        async with desk.sessions() as session:
+            running = select(func.count()).where(Backtest.status == BacktestStatus.RUNNING)
+            assert await session.scalar(running) == 2
+        assert len(children()) == 2
