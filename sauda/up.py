@@ -201,19 +201,21 @@ def _services(options: Options, data_dir: Path, database_url: str) -> list[Servi
         gateway["QUOTE_AGE_S_MAX"] = os.environ.get("QUOTE_AGE_S_MAX", str(max(10.0, options.speed * 2)))
     logs = data_dir / "logs"
     gateway_url = f"http://{options.host}:{options.port}"
+    worker = {"DATABASE_URL": database_url}
     return [
         Service("data_service", "data_service", shared | data, f"{data_url}/health", logs / "data_service.log"),
         Service("ml_service", "ml_service", shared | ml, f"{ml_url}/health", logs / "ml_service.log"),
         Service(
             "gateway", "backend", shared | gateway, f"{gateway_url}/health", logs / "gateway.stderr.log", speaks=True
         ),
+        Service("backtest", "backend.backtest", shared | worker, None, logs / "backtest.stderr.log", speaks=True),
     ]
 
 
 def _start(
     services: list[Service], options: Options, data_dir: Path, database_url: str, console: Console
 ) -> list[DemoUser]:
-    data, ml, gateway = services
+    data, ml, gateway, backtest = services
     with console.status("Starting data_service ..."):
         data.start()
         data.wait_healthy(60)
@@ -229,6 +231,7 @@ def _start(
     with console.status("Starting the gateway ..."):
         gateway.start()
         gateway.wait_healthy(30)
+    backtest.start()
     return users
 
 

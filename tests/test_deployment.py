@@ -27,6 +27,7 @@ SETTINGS_OF: dict[str, type[BaseSettings]] = {
     "migrate": GatewaySettings,
     "gateway": GatewaySettings,
     "trader": GatewaySettings,
+    "backtest": GatewaySettings,
     "data_service": DataSettings,
     "train": MlSettings,
     "ml_service": MlSettings,
@@ -124,7 +125,7 @@ def test_every_dependency_is_waited_for() -> None:
         expected = "service_completed_successfully" if needed in ONE_SHOT else "service_healthy"
         assert condition == expected, (name, needed)
     assert {("migrate", "postgres"), ("train", "data_service"), ("ml_service", "train")} <= waits.keys()
-    for trading in ("gateway", "trader"):
+    for trading in ("gateway", "trader", "backtest"):
         assert {(trading, "migrate"), (trading, "ml_service"), (trading, "data_service")} <= waits.keys()
 
 
@@ -165,6 +166,11 @@ def test_trading_happens_in_the_trader_alone(monkeypatch: pytest.MonkeyPatch, tm
     assert not settings_of("gateway", GIVEN, monkeypatch, tmp_path).trader_enabled
     assert SERVICES["gateway"]["command"] == ["python", "-m", "backend"]
     assert SERVICES["trader"]["command"] == ["python", "-m", "backend.trader"]
+
+
+def test_backtests_are_done_by_a_worker_that_is_watched_like_the_trader() -> None:
+    assert SERVICES["backtest"]["command"] == ["python", "-m", "backend.backtest"]
+    assert SERVICES["backtest"]["healthcheck"] == SERVICES["trader"]["healthcheck"]
 
 
 def test_services_find_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -208,7 +214,9 @@ def test_our_containers_can_write_nothing_but_their_data() -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert not {"user", "privileged", "cap_add", "network_mode"} & service.keys(), name
-        expected = {"gateway": ["trading:/data"], "trader": ["trading:/data"], "migrate": []}.get(name, ["data:/data"])
+        expected = {"gateway": ["trading:/data"], "trader": ["trading:/data"], "migrate": [], "backtest": []}.get(
+            name, ["data:/data"]
+        )
         assert service.get("volumes", []) == expected, name
 
 
