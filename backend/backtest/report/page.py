@@ -1,0 +1,320 @@
+"""The page of one backtest: figures turned into sentences, tables and drawings; what it looks like is in templates/."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from backend.backtest.report import charts, formats
+from backend.backtest.report.bootstrap import Estimate
+from backend.backtest.report.charts import Line, Mark
+from backend.backtest.report.metrics import drawdowns, growth
+from backend.backtest.report.summary import Analysed
+from backend.backtest.report.trades import entered, entry_day, exit_day, exit_name, net_pnl, net_return, sessions_held
+from backend.backtest.report.verdict import idle_words
+from backend.backtest.result import BacktestResult, Prices, TradeRecord
+from backend.domain.calendar import IST
+from backend.domain.reasons import NEXT_STEP, Reason
+from contracts.market import Interval
+
+TRADES_LISTED_MAX, TRADES_LISTED_MIN = 500, 100
+"""Trades in the list of a page, shared by its traders, but never fewer for one."""
+PRICE_CHARTS_MAX = 60
+MARK_LETTERS_MAX = 25
+EXIT_LETTERS = {
+    "target": "T",
+    "stop": "S",
+    "horizon": "H",
+    "opposite_signal": "O",
+    "square_off": "Q",
+    "kill_switch": "K",
+    "external": "X",
+}
+COMPARED = (
+    "total_return", "cagr", "volatility", "sharpe", "sortino", "calmar", "max_drawdown", "exposure", "turnover",
+    "hit_rate", "profit_factor", "expectancy_rupees", "alpha", "beta",
+)  # fmt: skip
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def environment() -> Environment:
+    """The templates, with everything escaped that is not drawn here."""
+    found = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=unbroken,
+    )
+    found.globals |= {"f": formats, "months": MONTHS}
+    found.filters |= {"words": formats.words, "heat": heat}
+    return found
+
+
+def unbroken(value: Any) -> Any:
+    """Text in which no line ends between a number and its sign or unit."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return value.replace(" %", "\u00a0%").replace("−₹", "−\u2060₹")
+
+
+def heat(value: float | None) -> Markup:
+    """A heatmap cell's colour: blue for a gain, orange for a loss, full at 10 % a month."""
+    if value is None or abs(value) < 0.0005:
+        return Markup("")
+    share = round(min(abs(value) / 0.10, 1.0) * 55 + 8)
+    return Markup(" style='background:color-mix(in srgb, var(--{}) {}%, transparent)'").format(
+        "gain" if value > 0 else "loss", share
+    )
+
+
+def run_page(result: BacktestResult, summary: Mapping[str, Any], analysed: Sequence[Analysed]) -> str:
+    """The whole page."""
+    many = max(len(analysed), 1)
+    when = "%Y-%m-%d" if result.spec.interval is Interval.DAY_1 else "%Y-%m-%d %H:%M"
+    drawn, listed = max(PRICE_CHARTS_MAX // many, 1), max(TRADES_LISTED_MAX // many, TRADES_LISTED_MIN)
+    views = [trader_view(one, result.prices, f"t{number}", when, drawn, listed) for number, one in enumerate(analysed)]
+    return (
+        environment()
+        .get_template("run.html.j2")
+        .render(
+            asked=summary,
+            title=title_of(summary),
+            traders=views,
+            together=_together(analysed) if len(analysed) > 1 else None,
+            idle=idle_words(summary["idle"]),
+            reproduce=reproduce(summary, [one.summary for one in analysed]),
+        )
+    )
+
+
+def title_of(asked: Mapping[str, Any]) -> str:
+    return f"Backtest {asked['first']} to {asked['last']}"
+
+
+def trader_view(
+    one: Analysed, prices: Prices, name: str, when: str, charts_max: int, listed_max: int
+) -> dict[str, Any]:
+    """Everything the page shows of one trader, already written; `name` is its anchor."""
+    told = one.summary
+    trades = sorted(entered(one.found.trades), key=lambda trade: (trade.opened_at or trade.decided_at, trade.number))
+    symbols, left_out = _symbols(trades, charts_max)
+    return {
+        "id": name,
+        "told": told,
+        "figures": figures(told["metrics"]),
+        "intervals": {
+            key: formats.interval(key, Estimate(**told["metrics"][key]))
+            for key in ("cagr", "sharpe", "expectancy_rupees")
+        },
+        "baselines": _baselines(told),
+        "equity": _equity(one),
+        "drawdown": _drawdown(one),
+        "exposure": charts.line_chart(
+            "Share of the equity in positions, by session",
+            one.series.days,
+            [Line("in positions", one.exposure)],
+            lambda value: formats.percent(value, 0, signed=False),
+            area=True,
+            base=0.0,
+        ),
+        "returns": charts.histogram(
+            "Net return of each trade",
+            np.array([net_return(trade) for trade in trades]),
+            lambda value: formats.percent(value, 1),
+        ),
+        "random": _random(one),
+        "price_charts": [(symbol, _prices(symbol, trades, prices)) for symbol in symbols],
+        "price_charts_left_out": left_out,
+        "tables": [
+            ("symbol", "By share", _bars(told["by_symbol"])),
+            ("strategy", "By strategy", _bars(told["by_strategy"])),
+            ("exit", "By reason of exit", _bars(told["by_exit_reason"], words=True)),
+        ],
+        "costs": _costs(told["costs"]),
+        "denied": [(formats.words(name), many, NEXT_STEP[Reason(name)]) for name, many in told["denied"].items()],
+        "trades": [trade_row(trade, one.series.days, when) for trade in trades[:listed_max]],
+        "trades_all": len(trades),
+    }
+
+
+def figures(metrics: Mapping[str, Mapping[str, float | None]]) -> list[tuple[str, str, str]]:
+    """Name, value and interval of each figure, in the order of the page."""
+    return [
+        (name, formats.figure(key, metrics[key]["value"]), formats.interval(key, Estimate(**metrics[key])))
+        for key, (name, _) in formats.FIGURES.items()
+        if key in metrics
+    ]
+
+
+def _baselines(told: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    found = told["baselines"]
+    rows = [("Universe, bought and held", found["buy_and_hold"]), ("Universe, equal weights", found["equal_weight"])]
+    return [(found["benchmark"]["name"], found["benchmark"]), *rows] if told["benchmark_is_index"] else rows
+
+
+def _equity(one: Analysed) -> Markup:
+    start = one.series.start or 1.0
+    lines = [
+        Line(one.summary["name"], one.series.close / start - 1, 0),
+        Line("universe, bought and held", one.held.close / start - 1, 2),
+        Line("universe, equal weights", one.equal.close / start - 1, 3),
+    ]
+    name, returns = one.benchmark
+    if one.summary["benchmark_is_index"]:
+        lines.insert(1, Line(name, growth(returns)[1:] - 1, 1))
+    words = f"Net gain since the start: {one.summary['name']} beside its baselines"
+    return charts.line_chart(words, one.series.days, lines, _whole_percent, base=0.0)
+
+
+def _drawdown(one: Analysed) -> Markup:
+    lines = [
+        Line(one.summary["name"], drawdowns(growth(one.series.returns))[1:], 0),
+        Line(one.benchmark[0], drawdowns(growth(one.benchmark[1]))[1:], 1),
+    ]
+    return charts.line_chart(
+        "Below the highest close so far", one.series.days, lines, _whole_percent, area=True, base=0.0
+    )
+
+
+def _together(analysed: Sequence[Analysed]) -> dict[str, Any]:
+    """Several traders side by side: one chart of all, one column each."""
+    longest = max(analysed, key=lambda one: len(one.series.days))
+    lines = [
+        Line(one.summary["name"], one.series.close / (one.series.start or 1.0) - 1, place % 6)
+        for place, one in enumerate(analysed)
+    ]
+    rows = [
+        (formats.FIGURES[key][0], [formats.figure(key, one.summary["metrics"][key]["value"]) for one in analysed])
+        for key in COMPARED
+        if all(key in one.summary["metrics"] for one in analysed)
+    ]
+    return {
+        "names": [one.summary["name"] for one in analysed],
+        "rows": rows,
+        "chart": charts.line_chart("Net gain of each trader", longest.series.days, lines, _whole_percent, base=0.0),
+    }
+
+
+def _random(one: Analysed) -> Markup | None:
+    if one.random is None:
+        return None
+    return charts.histogram(
+        "Mean net return per trade of random entries",
+        one.random.mean_return,
+        lambda value: formats.percent(value, 2),
+        own=one.random.own_mean_return,
+        own_name=one.summary["name"],
+    )
+
+
+def _symbols(trades: Sequence[TradeRecord], most: int) -> tuple[list[str], int]:
+    """The symbols to draw, those with the most trades first, and how many are left out."""
+    counted: dict[str, int] = {}
+    for trade in trades:
+        counted[trade.symbol] = counted.get(trade.symbol, 0) + 1
+    ordered = sorted(counted, key=lambda symbol: (-counted[symbol], symbol))
+    return ordered[:most], max(len(ordered) - most, 0)
+
+
+def _prices(symbol: str, trades: Sequence[TradeRecord], prices: Prices) -> Markup:
+    own = [trade for trade in trades if trade.symbol == symbol]
+    column = prices.symbols.index(symbol) if symbol in prices.symbols else None
+    close = prices.close[:, column] if column is not None else np.full(len(prices.days), np.nan)
+    place = {day: number for number, day in enumerate(prices.days)}
+    marks = [mark for trade in own for mark in _marks(trade, place, lettered=len(own) <= MARK_LETTERS_MAX)]
+    return charts.price_chart(f"{symbol}: closes, {formats.count(len(own), 'trade')}", prices.days, close, marks)
+
+
+def _marks(trade: TradeRecord, place: Mapping[date, int], *, lettered: bool) -> list[Mark]:
+    found: list[Mark] = []
+    bought, sold = place.get(entry_day(trade)), place.get(exit_day(trade) or date.min)
+    if bought is not None and trade.entry_price:
+        words = f"Bought {entry_day(trade)}: {trade.entry_quantity} at {formats.rupees(trade.entry_price, 2)}"
+        found.append(Mark(bought, float(trade.entry_price), True, "", f"{words}, {trade.strategy}"))
+    if sold is not None and trade.exit_price:
+        name = exit_name(trade)
+        words = f"Sold {exit_day(trade)} ({formats.words(name).lower()}) at {formats.rupees(trade.exit_price, 2)}"
+        told = f"{words}: {formats.percent(net_return(trade), 2)}"
+        letter = EXIT_LETTERS.get(name, "?") if lettered else ""
+        found.append(Mark(sold, float(trade.exit_price), False, letter, told, net_pnl(trade) > 0))
+    return found
+
+
+def _bars(groups: Sequence[Mapping[str, Any]], *, words: bool = False) -> list[dict[str, Any]]:
+    """Groups with the width of their bars, in per cent of the largest."""
+    most = max((abs(float(group["pnl"])) for group in groups), default=0.0) or 1.0
+    return [
+        {
+            "name": formats.words(group["name"]) if words else group["name"],
+            "trades": group["trades"],
+            "won": formats.share(group["won"] / group["trades"]),
+            "pnl": formats.rupees(group["pnl"], signed=True),
+            "charges": formats.rupees(group["charges"]),
+            "gain": float(group["pnl"]) >= 0,
+            "width": f"{abs(float(group['pnl'])) / most * 100:.1f}",
+        }
+        for group in groups
+    ]
+
+
+def _costs(costs: Mapping[str, str]) -> list[dict[str, str]]:
+    names = {
+        "stt": "STT",
+        "sebi": "SEBI fee",
+        "gst": "GST",
+        "dp": "Depository (DP)",
+        "exchange_transaction": "Exchange",
+    }
+    most = max((float(amount) for kind, amount in costs.items() if kind != "total"), default=0.0) or 1.0
+    return [
+        {
+            "name": names.get(kind, formats.words(kind)),
+            "amount": formats.rupees(amount, 2),
+            "width": f"{float(amount) / most * 100:.1f}",
+        }
+        for kind, amount in costs.items()
+        if kind != "total"
+    ]
+
+
+def trade_row(trade: TradeRecord, days: Sequence[date], when: str) -> dict[str, Any]:
+    """One line of the trade list; `when` is the form of an instant."""
+    bought = trade.opened_at or trade.decided_at
+    pnl = net_pnl(trade)
+    return {
+        "number": trade.number,
+        "symbol": trade.symbol,
+        "strategy": trade.strategy,
+        "bought": f"{bought.astimezone(IST):{when}}",
+        "sold": f"{trade.closed_at.astimezone(IST):{when}}" if trade.closed_at else formats.NONE,
+        "shares": formats.grouped(trade.entry_quantity),
+        "entry": formats.rupees(trade.entry_price, 2),
+        "exit": formats.rupees(trade.exit_price, 2),
+        "reason": formats.words(exit_name(trade)),
+        "held": sessions_held(trade, days),
+        "charges": formats.rupees(trade.charges, 2),
+        "pnl": formats.rupees(pnl, 2, signed=True),
+        "return": formats.percent(net_return(trade), 2),
+        "gain": pnl > Decimal(0),
+    }
+
+
+def reproduce(asked: Mapping[str, Any], traders: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The commands that run it again, one per trader."""
+    days = f"--from {asked['first']} --to {asked['last']}"
+    universe = f" --universe {asked['universe']}" if asked["universe"] else ""
+    return [
+        f"sauda backtest --mode {one['mode']} {days}{universe} --capital {Decimal(one['capital']).normalize():f}"
+        for one in traders
+    ]
+
+
+def _whole_percent(value: float) -> str:
+    return formats.percent(value, 1 if 0 < abs(value) < 0.0995 else 0)
