@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import polars as pl
 
 from contracts.predictions import Action, Contribution, Prediction, RuleVote, TouchProbability
 from ml_service.calibrate import Forecast, apply_calibration
+from ml_service.client import IST
 from ml_service.clusters import clusters_of
 from ml_service.features import (
     FEATURES,
@@ -75,7 +77,17 @@ def rupees(price: float) -> Decimal:
     return (Decimal(str(price)) / TICK_RUPEES).quantize(Decimal(1), ROUND_HALF_EVEN) * TICK_RUPEES
 
 
-def _unfit(row: dict[str, Any], features_through: date, unadjusted: Mapping[str, date]) -> Abstention | None:
+def end_of(day: date) -> datetime:
+    """When a prediction for a day stops being one to act upon: at the midnight (IST) that ends it."""
+    return datetime.combine(day + timedelta(days=1), time(), IST)
+
+
+def expiring(prediction: Prediction, until: datetime) -> Prediction:
+    """The prediction, not to be acted upon from `until` on unless it says so itself."""
+    return prediction if prediction.valid_until else prediction.model_copy(update={"valid_until": until})
+
+
+def abstention_of(row: dict[str, Any], features_through: date, unadjusted: Mapping[str, date]) -> Abstention | None:
     """Why nothing can be said of this symbol's latest row, first reason first."""
     if row["session"] < features_through:
         return Abstention.STALE_BARS
@@ -90,7 +102,7 @@ def _unfit(row: dict[str, Any], features_through: date, unadjusted: Mapping[str,
     return None
 
 
-def _action(forecast: Forecast, i: int, certified: bool) -> tuple[Action, list[str]]:
+def action_of(forecast: Forecast, i: int, certified: bool) -> tuple[Action, list[str]]:
     """BUY where the expected net return and its lower bound are positive; SELL where the upper bound is negative and
     the expectation at most −1 %; neither without a certified mode."""
     if not certified:
@@ -126,7 +138,7 @@ def view_of(bars: pl.DataFrame, features_through: date, unadjusted: Mapping[str,
     unfit = {
         row["symbol"]: reason
         for row in rows.iter_rows(named=True)
-        if (reason := _unfit(row, features_through, unadjusted or {})) is not None
+        if (reason := abstention_of(row, features_through, unadjusted or {})) is not None
     }
     x = rows.select(pl.col(FEATURES).fill_null(np.nan)).to_numpy().reshape(rows.height, len(FEATURES))
     return View(rows, x, clusters_of(frame), unfit)
@@ -143,18 +155,27 @@ class SessionAnswers:
     """Rows of features that were fit to be answered for."""
 
 
-def _prediction(
-    strategy: str, row: dict[str, Any], forecast: Forecast, i: int, artefact: Artefact, clusters: Mapping[str, str]
+def prediction_of(
+    strategy: str,
+    row: Mapping[str, Any],
+    forecast: Forecast,
+    i: int,
+    *,
+    horizon: int,
+    certified: list[str],
+    clusters: Mapping[str, str],
+    scale: float = 1.0,
 ) -> Prediction:
-    certified = artefact.certified(strategy)
-    action, reasons = _action(forecast, i, bool(certified))
-    close, atr = row["close"], row["atr"]
+    """What a strategy says of a row of features with votes; its numbers are the forecast's `i`-th. `scale` brings the
+    row's prices to the scale of the day that is traded."""
+    action, reasons = action_of(forecast, i, bool(certified))
+    close, atr = row["close"] * scale, row["atr"] * scale
     expected = float(forecast.expected[i])
     return Prediction(
         symbol=row["symbol"],
         action=action,
         strategy=strategy,
-        horizon_sessions=artefact.horizon_sessions,
+        horizon_sessions=horizon,
         confidence=float(forecast.events["net_profit"][i]),
         target_probability=float(forecast.events["bracket"][i]),
         expected_return_gross=expected + COST_FRACTION,
@@ -202,16 +223,23 @@ def answer_session(
         if (model := artefact.models.get(strategy.name)) is None:
             continue
         forecast = apply_calibration(artefact.calibrations[strategy.name], model.scores(x, atr), atr)
+        say = partial(
+            prediction_of,
+            strategy.name,
+            forecast=forecast,
+            horizon=horizon,
+            certified=artefact.certified(strategy.name),
+            clusters=view.clusters,
+        )
         in_range = model.in_range(x)
         for i, row in enumerate(rows.iter_rows(named=True)):
             symbol = row["symbol"]
             if strategy.when is None and not in_range[i]:
                 predictions[symbol] = hold(symbol, horizon, Abstention.OUT_OF_RANGE_FEATURES)
             elif strategy.when is None:
-                predictions[symbol] = _prediction(strategy.name, row, forecast, i, artefact, view.clusters)
+                predictions[symbol] = say(row, i=i)
             elif row[vote_column(strategy.name)] and in_range[i]:
-                said = _prediction(strategy.name, row, forecast, i, artefact, view.clusters)
-                candidates.setdefault(symbol, []).append(said)
+                candidates.setdefault(symbol, []).append(say(row, i=i))
     return SessionAnswers(predictions, candidates, x)
 
 

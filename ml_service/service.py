@@ -7,9 +7,9 @@ to data_service, and none within the same minute.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 
 import polars as pl
@@ -38,6 +38,8 @@ from ml_service.predict import (
     Ages,
     SessionAnswers,
     answer_session,
+    end_of,
+    expiring,
     explain,
     hold,
     too_old,
@@ -100,11 +102,6 @@ def released(prediction: Prediction, state: State) -> Prediction:
     return prediction.model_copy(update={"certified_modes": left} | idle)
 
 
-def expiring(prediction: Prediction, until: datetime) -> Prediction:
-    """The prediction, not to be acted upon from `until` on unless it says so itself."""
-    return prediction if prediction.valid_until else prediction.model_copy(update={"valid_until": until})
-
-
 @dataclass
 class _Computed:
     """What is known of one session by one model: `answers` as computed, and less what `state` holds once that is known.
@@ -144,6 +141,9 @@ class _Answer:
     through: date | None
     computed: _Computed | None
     otherwise: Abstention
+
+
+_Computing = Callable[[Artefact, date, datetime], Awaitable[_Computed]]
 
 
 class PredictionService:
@@ -187,6 +187,18 @@ class PredictionService:
         for found in reply.candidates.values():
             self.metrics.served(found)
         return reply
+
+    async def predict_as(self, artefact: Artefact, request: PredictionsRequest) -> PredictionsReply:
+        """What this version says as of a past session, as `predict` would have served it without an intraday model;
+        neither kept nor recorded, so that a look back is in nobody's way. Raises DataServiceError."""
+
+        async def computing(artefact: Artefact, through: date, as_of: datetime) -> _Computed:
+            computed = await self._compute(artefact, through, as_of)
+            computed.judge(await asyncio.to_thread(state_of, self.board, artefact, through))
+            return computed
+
+        async with within(self._timeout_s):
+            return self._reply(request, await self._answer_by(artefact, request.as_of, computing))
 
     async def _with_intraday(self, request: PredictionsRequest, reply: PredictionsReply) -> PredictionsReply:
         """The reply with what the intraday strategy proposes; as it is where that has nothing to say in time."""
@@ -253,13 +265,16 @@ class PredictionService:
         chosen = choose(self.registry, self.environment, horizon, day)
         if chosen.artefact is None:
             return _Answer(None, None, None, chosen.reason or Abstention.NO_MODEL)
-        artefact = chosen.artefact
+        return await self._answer_by(chosen.artefact, as_of, self._of_session)
+
+    async def _answer_by(self, artefact: Artefact, as_of: datetime, computing: _Computing) -> _Answer:
+        day = as_of.astimezone(IST).date()
         if too_old(artefact, day, self.ages):
             return _Answer(artefact, None, None, Abstention.MODEL_TOO_OLD)
         through = await self._sessions.last(artefact.manifest["universe"], as_of)
         if through is None or (day - through).days > SESSION_AGE_DAYS_MAX:
             return _Answer(artefact, through, None, Abstention.STALE_BARS)
-        computed = await self._of_session(artefact, through, as_of)
+        computed = await computing(artefact, through, as_of)
         return _Answer(artefact, through, computed, Abstention.UNKNOWN_SYMBOL)
 
     async def _of_session(
@@ -345,7 +360,7 @@ class PredictionService:
         proposed = computed.candidates if computed else {}
         certified = artefact.certified_modes if artefact else []
         held = computed.state.of(STRATEGY, certified) if computed and computed.state else {}
-        until = datetime.combine(request.as_of.astimezone(IST).date() + timedelta(days=1), time(), IST)
+        until = end_of(request.as_of.astimezone(IST).date())
         return PredictionsReply.model_construct(
             environment=self.environment,
             as_of=request.as_of,

@@ -84,7 +84,7 @@ class Dataset:
         )
 
 
-def _across(frame: pl.DataFrame, horizon: int, unadjusted: Mapping[str, Sequence[date]]) -> np.ndarray:
+def across(frame: pl.DataFrame, horizon: int, unadjusted: Mapping[str, Sequence[date]]) -> np.ndarray:
     """Rows whose horizon, or whose last 60 sessions, hold an action that moved the price and that no factor undoes."""
     symbol, number = frame["symbol"].to_numpy(), frame["number"].to_numpy().astype(np.int64)
     sessions = frame["session"].unique().sort()
@@ -105,9 +105,22 @@ def make_dataset(
     `unadjusted` maps a symbol to the ex-dates of demergers, rights issues and the like: a return across one is none, so
     rows that look at one, before or after, teach nothing.
     """
-    frame = with_votes(compute_features(bars)).with_columns((pl.col("session").rank("dense") - 1).alias("number"))
-    labels = make_labels(frame, horizon)
-    keep = frame.select(eligible().fill_null(False)).to_series().to_numpy() & ~_across(frame, horizon, unadjusted)
+    frame = numbered(bars)
+    return dataset_of(frame, make_labels(frame, horizon), is_eligible(frame) & ~across(frame, horizon, unadjusted))
+
+
+def numbered(bars: pl.DataFrame) -> pl.DataFrame:
+    """Features and votes of every row of `bars`, and the `number` of its session, from 0."""
+    return with_votes(compute_features(bars)).with_columns((pl.col("session").rank("dense") - 1).alias("number"))
+
+
+def is_eligible(frame: pl.DataFrame) -> np.ndarray:
+    """Which rows of `numbered` are eligible (see `features.eligible`)."""
+    return frame.select(eligible().fill_null(False)).to_series().to_numpy()
+
+
+def dataset_of(frame: pl.DataFrame, labels: Labels, keep: np.ndarray) -> Dataset:
+    """The rows of `numbered` that are kept, with their `labels` (aligned with the frame)."""
     rows = frame.filter(pl.Series(keep))
     events = {name: hit[keep] for name, hit in labels.events.items()}
     session = rows["session"]
@@ -155,13 +168,16 @@ def like_today(data: Dataset, rows: np.ndarray, session: int) -> np.ndarray:
     return data.session[rows] - first >= LIKE_TODAY_SHARE * (session - first)
 
 
-def fold_starts(data: Dataset) -> list[int]:
-    """Session numbers at which the model is refitted. Raises TrainingError where history is too short for one."""
+def fold_starts(data: Dataset, last: int | None = None) -> list[int]:
+    """Session numbers at which the model is refitted, up to `last`: by default the last one with a known outcome.
+
+    Raises TrainingError where history is too short for one.
+    """
     sessions = np.unique(data.session[data.labels.known])
     needed = TRAIN_SESSIONS_MIN + CALIBRATION_SESSIONS_MIN + EMBARGO_SESSIONS + RECALIBRATE_SESSIONS
     if len(sessions) < needed:
         raise TrainingError(f"{len(sessions)} usable sessions; a walk-forward needs {needed} after the warm-up")
-    first, last = int(sessions[0]), int(sessions[-1])
+    first, last = int(sessions[0]), int(sessions[-1]) if last is None else last
     start = int(sessions[TRAIN_SESSIONS_MIN]) + EMBARGO_SESSIONS
     starts = []
     while start <= last:
@@ -175,13 +191,21 @@ def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def score_folds(
-    data: Dataset, strategy: Strategy, starts: list[int], progress: Progress, checkpoint: Checkpoint
+    data: Dataset,
+    strategy: Strategy,
+    starts: list[int],
+    progress: Progress,
+    checkpoint: Checkpoint,
+    *,
+    unlabelled: bool = False,
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Rows and raw scores, fold by fold: train on what was complete before the fold, then score the fold."""
+    """Rows and raw scores, fold by fold: train on what was complete before the fold, then score the fold; of it also
+    the rows whose outcome is not known, where they are `unlabelled` too."""
+    scorable = data.labels.known | unlabelled
     ends = [*starts[1:], np.inf]
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
         progress(number, len(starts) + 1, f"{strategy.name}: fold {number + 1} of {len(starts)}")
-        rows = np.flatnonzero((data.session >= start) & (data.session < end) & data.labels.known)
+        rows = np.flatnonzero((data.session >= start) & (data.session < end) & scorable)
         kept = checkpoint.load(strategy.name, start)
         if kept is not None and kept["position"].max(initial=-1) < len(rows):
             yield rows[kept["position"]], {name: kept[name] for name in kept if name != "position"}
@@ -196,6 +220,12 @@ def score_folds(
         yield rows[position], scores
 
 
+def calibration_starts(data: Dataset, scored: np.ndarray) -> range:
+    """Session numbers at which scored rows are calibrated anew: each holds for RECALIBRATE_SESSIONS."""
+    session = data.session[scored]
+    return range(int(session.min()) + CALIBRATION_SESSIONS_MIN, int(session.max()) + 1, RECALIBRATE_SESSIONS)
+
+
 def calibrate_forward(
     data: Dataset, scored: np.ndarray, scores: dict[str, np.ndarray], progress: Progress = lambda *_: None
 ) -> OutOfSample:
@@ -205,8 +235,7 @@ def calibrate_forward(
     """
     answers: list[tuple[np.ndarray, dict[str, np.ndarray], Forecast, dict[str, np.ndarray]]] = []
     session = data.session[scored]
-    first, last = int(session.min()) + CALIBRATION_SESSIONS_MIN, int(session.max())
-    starts = range(first, last + 1, RECALIBRATE_SESSIONS)
+    starts = calibration_starts(data, scored)
     for number, start in enumerate(starts):
         progress(number, len(starts), f"calibrating {len(scored)} rows")
         past = data.learnable(start)[scored]
@@ -239,10 +268,12 @@ def walk_forward(
     starts: list[int],
     progress: Progress,
     checkpoint: Checkpoint = no_checkpoint,
+    *,
+    unlabelled: bool = False,
 ) -> OutOfSample:
     """Score and calibrate the strategy's own rows (see `Dataset.proposed_by`) as a user would have met them, refitted
-    at the session numbers `starts`. Raises TrainingError."""
-    folds = list(score_folds(data, strategy, starts, progress, checkpoint))
+    at the session numbers `starts`; rows of unknown outcome too where they are `unlabelled`. Raises TrainingError."""
+    folds = list(score_folds(data, strategy, starts, progress, checkpoint, unlabelled=unlabelled))
     if not sum(len(rows) for rows, _ in folds):
         raise TrainingError(f"{strategy.name} proposed too little to be learned from")
     scored, scores = np.concatenate([rows for rows, _ in folds]), _stack([scores for _, scores in folds])
