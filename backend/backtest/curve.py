@@ -46,11 +46,12 @@ def _instants(days: Sequence[Day]) -> Ints:
     """The start, then each bar's end: every intraday look and each close."""
     if not days:
         return np.zeros(0, dtype=np.int64)
-    parts = [np.array([days[0].looks[0].second])]
+    parts = [np.array([days[0].look(0).second])]
     for day in days:
-        looks = [] if day.market.daily else [look.second for look in day.looks]
-        parts.append(np.array([*looks, day.close.second]))
-    return np.unique(np.concatenate(parts))
+        if not day.market.daily:
+            parts.append(day.seconds)
+        parts.append(np.array([day.close.second]))
+    return np.concatenate(parts)
 
 
 def _closes(market: Market, symbol: str, at: Ints) -> Ints:

@@ -28,7 +28,7 @@ from backend.domain.day_loss import loss_limit_reached
 from backend.domain.decide import TradeStatus, UserDecision, UserState, decide
 from backend.domain.gate import AccountFacts, Refused, admit, needed_rupees
 from backend.domain.market import Product, Side
-from backend.domain.matching import match_on_arrival, offered
+from backend.domain.matching import match_on_arrival
 from backend.domain.orders import Intent, OrderEventKind
 from backend.domain.protections import Block, ClosedTrade, active_blocks
 from backend.domain.ranking import MarketView, Ranking, rank
@@ -101,7 +101,7 @@ class Simulation:
     def __init__(self, spec: Spec, market: Market, trader: Trader, *, every_look: bool = False) -> None:
         self._spec, self._market, self._trader, self._every_look = spec, market, trader, every_look
         history = market.history
-        start = market.days[0].looks[0].at if market.days else datetime.combine(spec.first, datetime.min.time(), IST)
+        start = market.days[0].look(0).at if market.days else datetime.combine(spec.first, datetime.min.time(), IST)
         self.account = Account(trader.capital, start, spec.fills, spec.proceeds)
         self._signals = timeline(history, trader)
         self._screen = Screen(spec, trader, self.account, self._signals, market)
@@ -123,7 +123,7 @@ class Simulation:
         else:
             number = self._next(day, -1)
             while number is not None:
-                self._cycle(day, day.looks[number], number)
+                self._cycle(day, day.look(number), number)
                 number = self._next(day, number)
         self._finish(day)
 
@@ -133,13 +133,13 @@ class Simulation:
 
     def _next(self, day: Day, after: int) -> int | None:
         if self._every_look:
-            return after + 1 if after + 1 < len(day.looks) else None
+            return after + 1 if after + 1 < len(day.seconds) else None
         return self._screen.next_look(day, after)
 
     def _trade_daily(self, day: Day) -> None:
         """A daily bar: the open, then what its range reaches, then what must be left before the close."""
         if self._every_look or self._screen.wants_open(day):
-            self._cycle(day, day.looks[0], 0)
+            self._cycle(day, day.look(0), 0)
         if (touched := self._screen.touches(day)) is not None:
             self._cycle(day, touched, 1)
         for look in self._screen.closes(day):
@@ -330,7 +330,7 @@ class Simulation:
         if self._market.daily:
             return
         if self._day_equity is None:
-            self._day_equity = self._worth(day, day.looks[0])
+            self._day_equity = self._worth(day, day.look(0))
         lost = number > 0 and (self._lost_between(day, number) or self._is_lost(worth))
         self._looked = number
         if lost and not self._standings.rows:
@@ -430,15 +430,13 @@ class Simulation:
             return False
         account.rejections_running = 0
         account.rest(order)
-        bar = day.arrival_bar(intent.symbol, look)
         if self._spec.latency_bars:
             late = timedelta(seconds=(self._spec.latency_bars - 1) * (self._market.interval_s or 0))
             order.matched_through = look.at + late
-        elif bar is not None:
-            volume = offered(intent.side, bar, quote.lower_band, quote.upper_band)
-            resting = account.as_resting(order)
-            match = match_on_arrival(resting, quote.bid, quote.ask, volume, quote.tick, self._spec.fills)
-            account.book(order, match, look.at, self._settles_on(day) if intent.side is Side.SELL else None)
+            return True
+        offered, resting = day.offered(intent.symbol, look, intent.side), account.as_resting(order)
+        match = match_on_arrival(resting, quote.bid, quote.ask, offered, quote.tick, self._spec.fills)
+        account.book(order, match, look.at, self._settles_on(day) if intent.side is Side.SELL else None)
         return True
 
     def _refusal_by_account(self, order: SimOrder, today: date) -> str | None:

@@ -2,8 +2,8 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property, lru_cache
@@ -12,8 +12,8 @@ import numpy as np
 
 from backend.backtest.history import Ints, MarketHistory, ShareHistory
 from backend.domain.calendar import IST, Phase, Session, square_off_at
-from backend.domain.market import StockClass
-from backend.domain.matching import BarView
+from backend.domain.market import Side, StockClass
+from backend.domain.matching import BarView, offered
 from backend.domain.money import rupees_from_paise
 from backend.domain.risk import QuoteView
 from contracts.market import Interval
@@ -177,6 +177,7 @@ class Day:
         self._continuous: dict[tuple[int, StockClass], bool] = {}
         self._square_off: dict[StockClass, datetime] = {}
         self._closes: dict[str, Ints] = {}
+        self._looks: dict[int, Look] = {}
 
     @cached_property
     def members(self) -> frozenset[str]:
@@ -184,24 +185,24 @@ class Day:
         return self.market.members(self.date)
 
     @cached_property
-    def looks(self) -> list[Look]:
-        """The planned looks: as each bar of the continuous windows ends, except the last; on daily bars at the open."""
-        step_s = self.market.interval_s
-        if step_s is None:
-            opens = self.session.continuous_open(StockClass.NON_CAS)
-            return [Look(opens, _second(opens), Kind.OPEN)]
-        found: list[Look] = []
-        for window in self.session.continuous(StockClass.NON_CAS):
-            at = window.start + timedelta(seconds=step_s)
-            while at < window.end:
-                found.append(Look(at, _second(at), Kind.BAR))
-                at += timedelta(seconds=step_s)
-        return found
-
-    @cached_property
     def seconds(self) -> Ints:
-        """The looks' instants, seconds since 1970-01-01 UTC."""
-        return np.array([look.second for look in self.looks], dtype=np.int64)
+        """The planned looks, seconds since 1970-01-01 UTC: as each bar of the continuous windows ends, except the last;
+        on daily bars at the open."""
+        step = self.market.interval_s
+        if step is None:
+            return np.array([_second(self.session.continuous_open(StockClass.NON_CAS))], dtype=np.int64)
+        windows = self.session.continuous(StockClass.NON_CAS)
+        spans = [(_second(window.start), _second(window.end)) for window in windows]
+        return np.concatenate([np.arange(start + step, end, step, dtype=np.int64) for start, end in spans])
+
+    def look(self, number: int) -> Look:
+        """A planned look."""
+        known = self._looks.get(number)
+        if known is None:
+            second = int(self.seconds[number])
+            known = Look(instant(second), second, Kind.BAR if self.market.interval_s else Kind.OPEN)
+            self._looks[number] = known
+        return known
 
     def closes(self, symbol: str) -> Ints:
         """The last price in paise at each look; 0 before the share's first bar."""
@@ -210,7 +211,7 @@ class Day:
             share = self.market.shares.get(symbol)
             rows = np.searchsorted(share.history.end, self.seconds, side="right") - 1 if share else None
             if share is None or rows is None:
-                known = np.zeros(len(self.looks), dtype=np.int64)
+                known = np.zeros(len(self.seconds), dtype=np.int64)
             else:
                 known = np.where(rows >= 0, share.history.close[np.maximum(rows, 0)], 0)
             self._closes[symbol] = known
@@ -279,13 +280,16 @@ class Day:
         facts = share.facts(self.number, row)
         return share.quote(facts, self._price(share, row, look), as_of, self.market.history.half_spread_bp)
 
-    def arrival_bar(self, symbol: str, look: Look) -> BarView | None:
-        """The bar that bounds what an order finds as it arrives: the last finished one; a part of a daily one."""
+    def offered(self, symbol: str, look: Look, side: Side) -> int:
+        """Shares that an order finds as it arrives: the last finished bar's, or a part of a daily one's."""
         row = self.row(symbol, look)
         if row < 0:
-            return None
-        bar = self.market.shares[symbol].bar(row)
-        return bar if look.kind is Kind.BAR else replace(bar, volume=bar.volume // ARRIVAL_PARTS)
+            return 0
+        share, h = self.market.shares[symbol], self.market.shares[symbol].history
+        facts = share.facts(self.number, row)
+        volume = int(h.volume[row]) if look.kind is Kind.BAR else int(h.volume[row]) // ARRIVAL_PARTS
+        low, high = _rupees(int(h.low[row])), _rupees(int(h.high[row]))
+        return offered(side, low, high, volume, facts.lower_band, facts.upper_band)
 
     def bars_between(self, symbol: str, since: datetime, look: Look) -> Iterator[BarView]:
         """The intraday bars that began at `since` or later and had ended by the look."""

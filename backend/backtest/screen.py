@@ -96,7 +96,7 @@ class Screen:
 
     def next_look(self, day: Day, after: int) -> int | None:
         """The first intraday look after look number `after` (-1: from the first on) at which something may happen."""
-        first, end = after + 1, len(day.looks)
+        first, end = after + 1, len(day.seconds)
         if first >= end:
             return None
         if self._account.resting or any(trade.status is not TradeStatus.OPEN for trade in self._account.live_trades):
@@ -122,7 +122,7 @@ class Screen:
 
     def _first_exit(self, day: Day, trade: SimTrade, first: int) -> int:
         """The first look at which the trade's price, or the time, may end it; beyond the last where none does."""
-        end, today = len(day.looks), day.date
+        end, today = len(day.seconds), day.date
         ends_on = trade.planned.horizon_ends_on
         if today > ends_on:
             return first
@@ -185,7 +185,7 @@ class Screen:
 
     def wants_open(self, day: Day) -> bool:
         """Whether something may happen at the open of a daily bar."""
-        look = day.looks[0]
+        look = day.look(0)
         segment = self._signals.at(look.second, day.date)
         if self.may_end(day, look, segment):
             return True
@@ -225,7 +225,7 @@ class Screen:
                 touched[trade.symbol] = min(max(share.open[row], target), high)
         if not touched:
             return None
-        opens, closes = day.looks[0].at, day.session.continuous_close(StockClass.CAS)
+        opens, closes = day.look(0).at, day.session.continuous_close(StockClass.CAS)
         at = opens + (closes - opens) / 2
         return Look(at, int(at.timestamp()), Kind.TOUCH, touched)
 

@@ -133,7 +133,8 @@ class PaperBroker:
             await session.flush()
             if refusal is None and quote is not None:
                 view = quote.view
-                volume = offered(row.side, quote.bar, view.lower_band, view.upper_band)
+                bar = quote.bar
+                volume = offered(row.side, bar.low, bar.high, bar.volume, view.lower_band, view.upper_band)
                 match = match_on_arrival(resting_order(row), view.bid, view.ask, volume, view.tick, self._fills)
                 await _book_match(session, row, match, now)
         if refusal is not None:

@@ -66,11 +66,11 @@ class Match:
     triggered: bool
 
 
-def offered(side: Side, bar: BarView, lower_band: Decimal, upper_band: Decimal) -> int:
-    """Shares of the last bar that an arriving order could have met: none where the share is locked at its band, as
-    there only buyers wait at the upper one and only sellers at the lower."""
+def offered(side: Side, low: Decimal, high: Decimal, volume: int, lower_band: Decimal, upper_band: Decimal) -> int:
+    """Of a bar's `volume`, the shares that an order arriving after it could have met: none where the share is locked at
+    its band, as there only buyers wait at the upper one and only sellers at the lower."""
     band = upper_band if side is Side.BUY else lower_band
-    return 0 if bar.low == bar.high == band else bar.volume
+    return 0 if low == high == band else volume
 
 
 def match_on_arrival(

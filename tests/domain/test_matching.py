@@ -68,7 +68,7 @@ def test_arrival_pays_the_touch_and_slippage_within_the_limit(side: Side, price:
     ],
 )
 def test_a_share_locked_at_its_band_offers_nothing_on_that_side(side: Side, low: str, high: str, shares: int) -> None:
-    assert offered(side, bar(low, low, high), D("90"), D("110")) == shares
+    assert offered(side, D(low), D(high), 1000, D("90"), D("110")) == shares
 
 
 @pytest.mark.parametrize(("slippage", "buy", "sell"), [("0", "100.05", "100.00"), ("0.0006", "100.15", "99.90")])
