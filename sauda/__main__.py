@@ -1,4 +1,4 @@
-"""The command line: `sauda up|replay|data|ml|admin|check`. A command's module is imported when it is called."""
+"""The command line: `sauda up|replay|backtest|data|ml|admin|check`. A module is imported when its command is called."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 COMMANDS = {
     "up": "sauda.up_command:up",
     "replay": "sauda.replay:replay",
+    "backtest": "sauda.backtest:backtest",
     "data": "sauda.data:app",
     "ml": "sauda.ml:app",
     "admin": "sauda.admin:admin",

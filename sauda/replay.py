@@ -1,7 +1,6 @@
 """`sauda replay`: the whole stack over recorded bars, tick by tick, with the market's clock in hand."""
 
 import asyncio
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,8 @@ from backend.services.outbox_service import deliver
 from backend.services.reconcile_service import reconcile
 from contracts.common import Environment
 from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, hold_folder, migrate
-from sauda.processes import Service, ServiceFailedError, stop_all
+from sauda.private_services import private_services
+from sauda.processes import ServiceFailedError, stop_all
 from sauda.replay_alone import lift_day_losses, without_rates
 from sauda.replay_report import Report, print_report, read_trades
 from sauda.replay_setup import ReplayError, create_users, require_bars, train_before
@@ -103,26 +103,7 @@ def _stack(
     replay_dir = data_dir / "replay"
     postgres = EmbeddedPostgres(replay_dir / "postgres")
     log.configure("INFO", replay_dir / "logs" / "trader.log")
-    data_port, ml_port = _free_port(), _free_port()
-    urls = {
-        "ENVIRONMENT": Environment.PAPER.value,
-        "DATA_SERVICE_URL": f"http://127.0.0.1:{data_port}",
-        "ML_SERVICE_URL": f"http://127.0.0.1:{ml_port}",
-    }
-    data = Service(
-        "data_service",
-        "data_service",
-        urls | {"DATA_DIR": str(data_dir), "DATA_SERVICE_PORT": str(data_port)},
-        f"{urls['DATA_SERVICE_URL']}/health",
-        replay_dir / "logs" / "data_service.log",
-    )
-    ml = Service(
-        "ml_service",
-        "ml_service",
-        urls | {"DATA_DIR": str(replay_dir), "ML_SERVICE_PORT": str(ml_port)},
-        f"{urls['ML_SERVICE_URL']}/health",
-        replay_dir / "logs" / "ml_service.log",
-    )
+    urls, data, ml = private_services(Environment.PAPER, data_dir, replay_dir, replay_dir / "logs")
     services = [data, ml]
     try:
         with console.status("Starting PostgreSQL and the services ..."):
@@ -139,12 +120,6 @@ def _stack(
     finally:
         stop_all(services, 7.0)
         postgres.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def _run(

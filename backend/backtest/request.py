@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.backtest.spec import Proceeds, Spec, Trader
 from backend.config import Settings
+from backend.domain.calendar import Calendar
 from backend.domain.gate import GateLimits
 from backend.domain.market import Product
 from backend.domain.matching import FillModel
@@ -37,6 +38,16 @@ class Rules:
             settings.order_rest_s_max,
             settings.horizon_sessions,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Where a backtest finds its market, and the rules of the deployment it belongs to."""
+
+    data_service_url: str
+    ml_service_url: str
+    rules: Rules
+    calendar: Calendar
 
 
 @dataclass(frozen=True, slots=True)
