@@ -46,7 +46,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def bars() -> pl.DataFrame:
-    return simulate(1.0, symbols=SYMBOLS, sessions=SESSIONS + LATER, seed=3)
+    return simulate(1.0, symbols=SYMBOLS, sessions=SESSIONS + LATER, seed=11)
 
 
 def until(bars: pl.DataFrame, sessions: int) -> tuple[pl.DataFrame, date]:
