@@ -75,7 +75,7 @@ async def working(
         data_service_url="http://127.0.0.1:1",
         ml_service_url="http://127.0.0.1:1",
         rules=Rules(),
-        bounds=bounds or Bounds(memory_mb_max=4096, seconds_max=60),
+        bounds=bounds or Bounds(memory_mb_max=1024, seconds_max=60),
         announce=told.put_nowait,
         pace=PACE,
         job=job,
@@ -108,10 +108,10 @@ async def test_a_job_is_done_and_its_result_kept(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("job", "why"),
     [
-        (jobs.aborts, "SIGABRT. It needs more than the 4096 MB"),
+        (jobs.aborts, "SIGABRT. It needs more than the 1024 MB"),
         (jobs.vanishes, "exit status 7"),
         (jobs.tells_nonsense, NOT_KEPT),
-        (jobs.devours, "It needs more than the 4096 MB it may have: ask for fewer days"),
+        (jobs.devours, "It needs more than the 1024 MB it may have: ask for fewer days"),
         (jobs.crashes, "Something went wrong in it"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

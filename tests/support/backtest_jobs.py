@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+
 from backend.backtest import job
 from backend.backtest.job import Bounds
 from backend.backtest.request import World
@@ -40,8 +42,12 @@ def tells_nonsense(worker: Connection, world: World, request: Mapping[str, Any],
 
 
 def devours(worker: Connection, world: World, request: Mapping[str, Any], bounds: Bounds) -> None:
-    """The real process around a backtest that wants a terabyte."""
-    job._answer = lambda *_: bytearray(2**40)  # type: ignore[assignment]
+    """The real process around a backtest that wants two gigabytes, none of which it touches."""
+
+    def greedy(*_: Any) -> tuple[dict[str, Any], str]:
+        return {"bytes": np.empty(2**31, np.uint8).size}, "<p></p>"
+
+    job._answer = greedy
     job.work(worker, world, request, bounds)
 
 
