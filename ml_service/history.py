@@ -1,7 +1,7 @@
 """What the strategies would have said before each session of the past, each by what had ended before it. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from types import MappingProxyType
 from typing import Any
@@ -42,6 +42,7 @@ HISTORY_VERSION = 1
 
 IDLE_HOLD = "hold"
 STEPS_PER_STRATEGY = 100
+FORECAST_DECIMALS = 12
 RAW_SCHEMA = {"symbol": pl.String, "session": pl.Date, "raw": pl.Float64}
 
 DAYS = pl.Schema({"day": pl.Date, "features_through": pl.Date, "model_version": pl.String, "trained_through": pl.Date})
@@ -113,6 +114,7 @@ def walk_history(
             if strategy.name == STRATEGY:
                 raise
             continue
+        answers = replace(answers, forecast=_steady(answers.forecast))
         said.append(_Said(strategy.name, answers, place[answers.rows], _certified(own, answers, horizon)))
     steps = len(STRATEGIES) * STEPS_PER_STRATEGY
     progress(steps, steps, "writing down what was said")
@@ -120,6 +122,12 @@ def walk_history(
     days = _days(sessions, starts, first, as_of_day)
     frame = _on_traded_scale(rows.frame, raw_closes, days)
     return Run(days, _said_frame(frame, said, horizon), _idle_frame(frame, rows, said[0]))
+
+
+def _steady(forecast: Forecast) -> Forecast:
+    """The forecast without the last bits of its sums: how many rows are scored together decides those."""
+    events = {name: value.round(FORECAST_DECIMALS) for name, value in forecast.events.items()}
+    return Forecast(events, forecast.expected.round(FORECAST_DECIMALS), forecast.error.round(FORECAST_DECIMALS))
 
 
 def _part(progress: Progress, number: int) -> Progress:
