@@ -1,6 +1,7 @@
 """`sauda replay`: the whole stack over recorded bars, tick by tick, with the market's clock in hand."""
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, h
 from sauda.private_services import private_services
 from sauda.processes import ServiceFailedError, stop_all
 from sauda.replay_alone import lift_day_losses, without_rates
-from sauda.replay_report import Report, print_report, read_trades
+from sauda.replay_report import Report, as_json, print_report, read_cash, read_orders, read_trades
 from sauda.replay_setup import ReplayError, create_users, require_bars, train_before
 
 DATABASE = "sauda_replay"
@@ -57,6 +58,7 @@ def replay(
     capital: Annotated[int, typer.Option(min=1000, help="Rupees of each mode's paper account.")] = 500_000,
     data_dir: Annotated[Path, typer.Option(help="Folder of the imported bars.")] = Path("data"),
     verbose: Annotated[bool, typer.Option(help="Print every cycle, not only the trades.")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write trades, orders and fills here.")] = None,
 ) -> None:
     """Trade recorded days as if they were now: one user per mode, models trained only through the day before.
 
@@ -71,12 +73,14 @@ def replay(
             _stack(data_dir.resolve(), wanted, first.date(), last.date(), console) as (database_url, services),
         ):
             report = asyncio.run(
-                _run(database_url, services, wanted, (first.date(), last.date()), capital, pace, verbose, console)
+                walk(database_url, services, wanted, (first.date(), last.date()), capital, pace, verbose, console)
             )
     except (ReplayError, DataFolderError, ServiceFailedError) as error:
         console.print(f"[red]The replay cannot start:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     print_report(report, console)
+    if json_out is not None:
+        json_out.write_text(json.dumps(as_json(report), indent=1) + "\n", "utf-8")
     raise typer.Exit(1 if report.problems else 0)
 
 
@@ -122,7 +126,7 @@ def _stack(
         postgres.stop()
 
 
-async def _run(
+async def walk(
     database_url: str,
     urls: dict[str, str],
     symbols: list[str],
@@ -178,7 +182,8 @@ async def _run(
                 await end_of_day(wired.trading, session.day, present[0])
                 await deliver(wired.trading)
         trades = await read_trades(wired.trading, present[0])
-        return Report(trades, tally.denied, tally.rejected, tally.problems, tally.ticks)
+        orders, cash = await read_orders(wired.trading), await read_cash(wired.trading)
+        return Report(trades, tally.denied, tally.rejected, tally.problems, tally.ticks, orders, cash)
     finally:
         await wired.close()
 

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
 
 from backend.domain.decide import TradeStatus
-from backend.models import AutoTrade
+from backend.models import AutoTrade, BrokerAccount, Fill, Order, User
 from backend.services.context import Trading
 
 
@@ -39,6 +40,77 @@ class Report:
     rejected: Mapping[str, int]
     problems: int
     ticks: int
+    orders: tuple[Mapping[str, Any], ...] = ()
+    cash: Mapping[str, str] | None = None
+
+
+async def read_orders(trading: Trading) -> tuple[Mapping[str, Any], ...]:
+    """Every order with its fills, oldest first, as JSON has them: rupees as text, instants with their offset."""
+    async with trading.sessions() as session:
+        rows = await session.execute(
+            select(Order, User.email)
+            .join(BrokerAccount, BrokerAccount.id == Order.account_id)
+            .join(User, User.id == BrokerAccount.user_id)
+            .order_by(Order.id)
+        )
+        orders = [(order, email.split("@")[0]) for order, email in rows]
+        fills: dict[int, list[dict[str, Any]]] = {order.id: [] for order, _ in orders}
+        for fill in await session.scalars(select(Fill).order_by(Fill.id)):
+            one = {"at": fill.filled_at.isoformat(), "quantity": fill.quantity}
+            fills[fill.order_id].append(one | {"price": str(fill.price), "charges": str(fill.charges)})
+    return tuple(
+        {
+            "user": user,
+            "at": order.decided_at.isoformat(),
+            "symbol": order.symbol,
+            "side": order.side.value,
+            "quantity": order.quantity,
+            "limit_price": str(order.limit_price),
+            "state": order.state.value,
+            "fills": fills[order.id],
+        }
+        for order, user in orders
+    )
+
+
+async def read_cash(trading: Trading) -> dict[str, str]:
+    """Rupees of each user's account, as its broker has it."""
+    async with trading.sessions() as session:
+        rows = await session.execute(
+            select(BrokerAccount.id, BrokerAccount.broker, User.email).join(User, User.id == BrokerAccount.user_id)
+        )
+        accounts = rows.all()
+    found: dict[str, str] = {}
+    for account_id, broker, email in accounts:
+        snapshot = (await trading.brokers[broker].snapshots([account_id]))[account_id]
+        found[email.split("@")[0]] = str(getattr(snapshot, "cash", ""))
+    return found
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The replay for other programs: rupees as text."""
+    trades = [
+        {
+            "mode": line.mode,
+            "symbol": line.symbol,
+            "opened_at": line.opened_at.isoformat() if line.opened_at else None,
+            "quantity": line.quantity,
+            "entry_price": _text(line.entry_price),
+            "exit_price": _text(line.exit_price),
+            "exit_reason": line.exit_reason,
+            "charges": str(line.charges),
+            "realized_pnl": str(line.realized),
+            "unrealized_pnl": str(line.unrealized),
+        }
+        for line in report.trades
+    ]
+    counts = {"ticks": report.ticks, "problems": report.problems}
+    reasons = {"denied": dict(report.denied), "rejected": dict(report.rejected)}
+    return counts | reasons | {"trades": trades, "orders": list(report.orders), "cash": dict(report.cash or {})}
+
+
+def _text(amount: Decimal | None) -> str | None:
+    return None if amount is None else str(amount)
 
 
 async def read_trades(trading: Trading, now: datetime) -> tuple[TradeLine, ...]:
