@@ -186,7 +186,7 @@ def _found(
 @contextmanager
 def _bar(console: Console) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar; calling it tells how far what is going on now is."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 

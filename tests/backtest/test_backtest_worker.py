@@ -1,9 +1,15 @@
 """The worker: each backtest in a process of its own, whose crash, greed or slowness harms nobody else."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,7 +22,9 @@ from backend.backtest.worker import NOT_KEPT, Job, Pace, Stack, serve
 from backend.domain.calendar import standard_calendar
 from backend.models import Backtest, BacktestStatus, User
 from backend.services import backtest_service as service
+from backend.services.backtest_queue import ATTEMPTS_MAX, DIED, claim_next
 from backend.services.market_calendar import MarketCalendar
+from tests.api.rows import backtest_asked
 from tests.support import backtest_jobs as jobs
 
 WAIT_S_MAX = 30.0
@@ -30,9 +38,9 @@ class Desk:
     sessions: Any
     user_id: int
 
-    async def ask(self, name: str = "one") -> int:
+    async def ask(self, request: dict[str, Any] | None = None) -> int:
         async with self.sessions.begin() as session:
-            row = Backtest(user_id=self.user_id, status=BacktestStatus.QUEUED, request={"name": name})
+            row = Backtest(user_id=self.user_id, status=BacktestStatus.QUEUED, request=request or {"name": "one"})
             session.add(row)
             await session.flush()
             return row.id
@@ -95,7 +103,7 @@ def children() -> list[psutil.Process]:
 
 
 async def test_a_job_is_done_and_its_result_kept(desk: Desk) -> None:
-    made = await desk.ask("asha's own")
+    made = await desk.ask({"name": "asha's own"})
     async with working(desk, jobs.answers) as told:
         row = await desk.ended(made)
     assert (row.status, row.error, row.attempts) == (BacktestStatus.DONE, None, 1)
@@ -181,3 +189,72 @@ async def test_jobs_run_together_as_many_as_there_are_workers(desk: Desk) -> Non
             running = select(func.count()).where(Backtest.status == BacktestStatus.RUNNING)
             assert await session.scalar(running) == 2
         assert len(children()) == 2
+
+
+# ---- the real process, started as an operator does, with the real job in its process
+
+
+@contextmanager
+def process(database_url: str, data_service_url: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m backend.backtest`; it is gone afterwards."""
+    environment = os.environ | {
+        "DATABASE_URL": database_url,
+        "DATA_SERVICE_URL": data_service_url,
+        "ML_SERVICE_URL": data_service_url,
+        "DATA_DIR": str(folder),
+    }
+    with (folder / "worker.out").open("ab") as output:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "backend.backtest"], env=environment, stdout=output, stderr=output
+        )
+        try:
+            yield running
+        finally:
+            running.kill()
+            running.wait()
+
+
+def job_of(worker: subprocess.Popen[bytes]) -> psutil.Process | None:
+    """The process of the job that a worker does."""
+    try:
+        found = [p for p in psutil.Process(worker.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+    except psutil.Error:
+        return None
+    return found[0] if found else None
+
+
+async def test_a_killed_workers_job_dies_with_it_and_is_done_once_more(
+    desk: Desk, database_url: str, tmp_path: Path
+) -> None:
+    made = await desk.ask(backtest_asked())
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            with process(database_url, url, tmp_path) as worker:
+                row = await desk.until(made, lambda row, n=attempt: row.attempts == n)
+                assert row.status is BacktestStatus.RUNNING
+                job: psutil.Process | None = None
+                async with asyncio.timeout(WAIT_S_MAX):
+                    while job is None:
+                        await asyncio.sleep(0.02)
+                        job = job_of(worker)
+                worker.kill()
+                assert not (await asyncio.to_thread(psutil.wait_procs, [job], WAIT_S_MAX))[1]
+            async with desk.sessions.begin() as session:
+                await session.execute(text("UPDATE backtests SET claimed_until = now() - interval '1 second'"))
+    assert await claim_next(desk.sessions, "another", 60) is None
+    row = await desk.ended(made)
+    assert (row.status, row.error) == (BacktestStatus.FAILED, DIED)
+
+
+async def test_a_backtest_without_a_market_says_so_and_the_worker_goes_on_until_it_is_told_to_stop(
+    desk: Desk, database_url: str, tmp_path: Path
+) -> None:
+    made = await desk.ask(backtest_asked())
+    with process(database_url, "http://127.0.0.1:1", tmp_path) as worker:
+        row = await desk.ended(made)
+        assert (row.status, row.attempts) == (BacktestStatus.FAILED, 1)
+        assert "did not answer" in (row.error or "")
+        assert worker.poll() is None
+        worker.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.wait, WAIT_S_MAX) == 0

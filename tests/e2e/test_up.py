@@ -107,6 +107,8 @@ def test_a_newcomer_sees_trades_and_nothing_is_lost_by_kills(home: Path) -> None
         secrets = home / "data" / "demo-users.json"
         assert stat.S_IMODE(secrets.stat().st_mode) == 0o600
 
+        assert running.children().keys() == {"data_service", "ml_service", "backend", "backend.backtest"}
+
         before = running.get("/v1/auto-trading/trades", token)["trades"]
         for module in ("data_service", "ml_service", "backend"):
             victim = running.children()[module]
