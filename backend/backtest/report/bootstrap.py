@@ -32,10 +32,11 @@ def mean_block_length(returns: Floats) -> float:
 
     Each by Politis and White (2004) as corrected by Patton, Politis and White (2009), for the stationary bootstrap.
     """
-    return max(_optimal_block(returns), _optimal_block((returns - returns.mean()) ** 2))
+    return max(optimal_block(returns), optimal_block((returns - returns.mean()) ** 2))
 
 
-def _optimal_block(values: Floats) -> float:
+def optimal_block(values: Floats) -> float:
+    """The block length that suits the memory of one series, at least 1."""
     n = len(values)
     centred = values - values.mean()
     if n < 8 or centred.std() < 1e-14:
@@ -45,9 +46,9 @@ def _optimal_block(values: Floats) -> float:
     covariance = np.array([(centred[: n - k] * centred[k:]).sum() / n for k in range(min(lags, n - 1) + 1)])
     small = np.abs(covariance[1:] / covariance[0]) < 2 * np.sqrt(np.log10(n) / n)
     runs = [k for k in range(len(small) - calm + 1) if small[k : k + calm].all()]
-    # The first lag after which `calm` autocorrelations in a row are negligible, or else the last that is not.
-    reach = runs[0] if runs else int(np.max(np.flatnonzero(~small), initial=0)) + 1
-    window = min(2 * max(reach, 1), len(covariance) - 1)
+    # The lag from which `calm` autocorrelations in a row are negligible, or else the last that is not.
+    reach = runs[0] + 1 if runs else int(np.max(np.flatnonzero(~small), initial=0)) + 1
+    window = min(2 * reach, len(covariance) - 1)
     k = np.arange(1, window + 1)
     taper = np.minimum(1.0, 2 * (1 - k / window))
     spectral = covariance[0] + 2 * (taper * covariance[1 : window + 1]).sum()

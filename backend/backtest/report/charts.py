@@ -63,7 +63,7 @@ class Scale:
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round values that cover low..high: steps of 1, 2, 2.5 or 5 times a power of ten."""
     span = high - low
-    if not (np.isfinite(span) and span > 0):
+    if not span > 1e-9 * max(abs(low), abs(high), 1e-3):
         span = max(abs(high), 1.0) * 0.1
         low, high = low - span / 2, high + span / 2
     rough = span / about

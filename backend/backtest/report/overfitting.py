@@ -17,31 +17,47 @@ _SPLITS_AT_ONCE = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
-    """A series' Sharpe ratio per session and the standard deviation of its estimate x sqrt(n - 1)."""
+class Shape:
+    """A series' Sharpe ratio per session and what its estimate's error depends on: length, skew, kurtosis (3 where the
+    returns are normal)."""
 
     sessions: int
     ratio: float
-    spread: float
+    skew: float
+    kurtosis: float
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the ratio's estimate x sqrt(n - 1) (Mertens 2002)."""
+        variance = 1 - self.skew * self.ratio + (self.kurtosis - 1) / 4 * self.ratio**2
+        return max(variance, 1e-9) ** 0.5
+
+    def probability(self, above: float) -> float:
+        """P(the true ratio is more than `above`)."""
+        return float(norm.cdf((self.ratio - above) * (self.sessions - 1) ** 0.5 / self.spread))
+
+    def sessions_min(self, above: float, confidence: float) -> float | None:
+        """Sessions needed to tell the ratio from `above` with `confidence`; None where it is not above it."""
+        if self.ratio <= above:
+            return None
+        return finite(1 + (self.spread * float(norm.ppf(confidence)) / (self.ratio - above)) ** 2)
 
 
-def _shape(returns: Floats) -> _Shape | None:
+def shape_of(returns: Floats) -> Shape | None:
+    """The shape of a series; None under five returns or without spread."""
     n = len(returns)
     deviation = float(np.std(returns, ddof=1)) if n > 1 else 0.0
     if n < RETURNS_LEAST or deviation <= 1e-14:
         return None
     ratio = float(np.mean(returns)) / deviation
-    variance = 1 - skew(returns) * ratio + (kurtosis(returns, fisher=False) - 1) / 4 * ratio**2
-    return _Shape(n, ratio, max(float(variance), 1e-9) ** 0.5)
+    return Shape(n, ratio, float(skew(returns)), float(kurtosis(returns, fisher=False)))
 
 
 def probabilistic_sharpe(returns: Floats, above: float = 0.0) -> float | None:
     """P(the true Sharpe ratio per session is more than `above`), from a series' length, skew and kurtosis (Bailey and
     Lopez de Prado 2012). None under five returns or without spread."""
-    shape = _shape(returns)
-    if shape is None:
-        return None
-    return float(norm.cdf((shape.ratio - above) * (shape.sessions - 1) ** 0.5 / shape.spread))
+    shape = shape_of(returns)
+    return None if shape is None else shape.probability(above)
 
 
 def expected_best_sharpe(trials: int, variance: float) -> float:
@@ -68,10 +84,8 @@ def deflated_sharpe(returns: Floats, trials: int, variance: float | None = None)
 def track_record_sessions_min(returns: Floats, above: float = 0.0, confidence: float = 0.95) -> float | None:
     """Sessions needed before a Sharpe ratio like this one is told from `above` (per session) with `confidence` (Bailey
     and Lopez de Prado 2012). None where the ratio is not above it: no length would do."""
-    shape = _shape(returns)
-    if shape is None or shape.ratio <= above:
-        return None
-    return finite(1 + (shape.spread * float(norm.ppf(confidence)) / (shape.ratio - above)) ** 2)
+    shape = shape_of(returns)
+    return None if shape is None else shape.sessions_min(above, confidence)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,11 @@
 """The page of one backtest: figures turned into sentences, tables and drawings; what it looks like is in templates/."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,8 @@ from contracts.market import Interval
 
 TRADES_LISTED_MAX, TRADES_LISTED_MIN = 500, 100
 """Trades in the list of a page, shared by its traders, but never fewer for one."""
-PRICE_CHARTS_MAX = 60
+PRICE_CHARTS_MAX, TRADES_MARKED_MAX = 60, 2500
+"""Price charts of a page and trades marked on them, shared by its traders."""
 MARK_LETTERS_MAX = 25
 EXIT_LETTERS = {
     "target": "T",
@@ -76,10 +80,8 @@ def heat(value: float | None) -> Markup:
 
 def run_page(result: BacktestResult, summary: Mapping[str, Any], analysed: Sequence[Analysed]) -> str:
     """The whole page."""
-    many = max(len(analysed), 1)
-    when = "%Y-%m-%d" if result.spec.interval is Interval.DAY_1 else "%Y-%m-%d %H:%M"
-    drawn, listed = max(PRICE_CHARTS_MAX // many, 1), max(TRADES_LISTED_MAX // many, TRADES_LISTED_MIN)
-    views = [trader_view(one, result.prices, f"t{number}", when, drawn, listed) for number, one in enumerate(analysed)]
+    room, when = room_for(len(analysed)), "%Y-%m-%d" if result.spec.interval is Interval.DAY_1 else "%Y-%m-%d %H:%M"
+    views = [trader_view(one, result.prices, f"t{number}", when, room) for number, one in enumerate(analysed)]
     return (
         environment()
         .get_template("run.html.j2")
@@ -98,13 +100,28 @@ def title_of(asked: Mapping[str, Any]) -> str:
     return f"Backtest {asked['first']} to {asked['last']}"
 
 
-def trader_view(
-    one: Analysed, prices: Prices, name: str, when: str, charts_max: int, listed_max: int
-) -> dict[str, Any]:
-    """Everything the page shows of one trader, already written; `name` is its anchor."""
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one trader may take of a page: price charts, trades marked on them, and trades listed."""
+
+    charts: int
+    marked: int
+    listed: int
+
+
+def room_for(traders: int) -> Room:
+    """An equal share of the page for each of the traders."""
+    many = max(traders, 1)
+    return Room(
+        max(PRICE_CHARTS_MAX // many, 1), TRADES_MARKED_MAX // many, max(TRADES_LISTED_MAX // many, TRADES_LISTED_MIN)
+    )
+
+
+def trader_view(one: Analysed, prices: Prices, name: str, when: str, room: Room) -> dict[str, Any]:
+    """Everything the page shows of one trader, already written; `name` is its anchor, `when` the form of an instant."""
     told = one.summary
     trades = sorted(entered(one.found.trades), key=lambda trade: (trade.opened_at or trade.decided_at, trade.number))
-    symbols, left_out = _symbols(trades, charts_max)
+    symbols = _symbols(trades, room)
     return {
         "id": name,
         "told": told,
@@ -130,8 +147,8 @@ def trader_view(
             lambda value: formats.percent(value, 1),
         ),
         "random": _random(one),
-        "price_charts": [(symbol, _prices(symbol, trades, prices)) for symbol in symbols],
-        "price_charts_left_out": left_out,
+        "price_charts": [(symbol, _prices(symbol, trades, prices, room.marked)) for symbol in symbols],
+        "price_charts_left_out": len({trade.symbol for trade in trades}) - len(symbols),
         "tables": [
             ("symbol", "By share", _bars(told["by_symbol"])),
             ("strategy", "By strategy", _bars(told["by_strategy"])),
@@ -139,7 +156,7 @@ def trader_view(
         ],
         "costs": _costs(told["costs"]),
         "denied": [(formats.words(name), many, NEXT_STEP[Reason(name)]) for name, many in told["denied"].items()],
-        "trades": [trade_row(trade, one.series.days, when) for trade in trades[:listed_max]],
+        "trades": [trade_row(trade, one.series.days, when) for trade in trades[: room.listed]],
         "trades_all": len(trades),
     }
 
@@ -214,21 +231,25 @@ def _random(one: Analysed) -> Markup | None:
     )
 
 
-def _symbols(trades: Sequence[TradeRecord], most: int) -> tuple[list[str], int]:
-    """The symbols to draw, those with the most trades first, and how many are left out."""
-    counted: dict[str, int] = {}
-    for trade in trades:
-        counted[trade.symbol] = counted.get(trade.symbol, 0) + 1
-    ordered = sorted(counted, key=lambda symbol: (-counted[symbol], symbol))
-    return ordered[:most], max(len(ordered) - most, 0)
+def _symbols(trades: Sequence[TradeRecord], room: Room) -> list[str]:
+    """The symbols to draw, those with the most trades first, as far as the room for charts and marks goes."""
+    counted = Counter(trade.symbol for trade in trades)
+    ordered = sorted(counted, key=lambda symbol: (-counted[symbol], symbol))[: room.charts]
+    marked = accumulate(counted[symbol] for symbol in ordered)
+    return [
+        symbol
+        for place, (symbol, so_far) in enumerate(zip(ordered, marked, strict=True))
+        if place == 0 or so_far <= room.marked
+    ]
 
 
-def _prices(symbol: str, trades: Sequence[TradeRecord], prices: Prices) -> Markup:
+def _prices(symbol: str, trades: Sequence[TradeRecord], prices: Prices, marked: int) -> Markup:
+    """A share's closes with its first trades, as many as may be marked."""
     own = [trade for trade in trades if trade.symbol == symbol]
     column = prices.symbols.index(symbol) if symbol in prices.symbols else None
     close = prices.close[:, column] if column is not None else np.full(len(prices.days), np.nan)
     place = {day: number for number, day in enumerate(prices.days)}
-    marks = [mark for trade in own for mark in _marks(trade, place, lettered=len(own) <= MARK_LETTERS_MAX)]
+    marks = [mark for trade in own[:marked] for mark in _marks(trade, place, lettered=len(own) <= MARK_LETTERS_MAX)]
     return charts.price_chart(f"{symbol}: closes, {formats.count(len(own), 'trade')}", prices.days, close, marks)
 
 
