@@ -158,7 +158,7 @@ def test_the_page_says_what_was_asked(report: Report) -> None:
         "nifty_50",
         "₹5,00,000",
         "NIFTY 50",
-        "sauda backtest --mode moderate",
+        "sauda backtest --mode moderate --capital 500000 --product cnc --from 2023-01-02",
         "130 sessions",
     ):
         assert words in text

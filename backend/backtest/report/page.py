@@ -7,6 +7,7 @@ from datetime import date
 from decimal import Decimal
 from itertools import accumulate
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from backend.backtest.report.summary import Analysed
 from backend.backtest.report.trades import entered, entry_day, exit_day, exit_name, net_pnl, net_return, sessions_held
 from backend.backtest.report.verdict import idle_words
 from backend.backtest.result import BacktestResult, Prices, TradeRecord
+from backend.backtest.spec import ENTRIES_PER_DAY_DEFAULT, Proceeds
 from backend.domain.calendar import IST
 from backend.domain.reasons import NEXT_STEP, Reason
 from contracts.market import Interval
@@ -328,13 +330,23 @@ def trade_row(trade: TradeRecord, days: Sequence[date], when: str) -> dict[str, 
 
 
 def reproduce(asked: Mapping[str, Any], traders: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The commands that run it again, one per trader."""
-    days = f"--from {asked['first']} --to {asked['last']}"
-    universe = f" --universe {asked['universe']}" if asked["universe"] else ""
-    return [
-        f"sauda backtest --mode {one['mode']} {days}{universe} --capital {Decimal(one['capital']).normalize():f}"
-        for one in traders
-    ]
+    """The commands that run it again, one per trader; what stands at the command's own default is left out."""
+    fills = asked["fills"]
+    shared = [f"--from {asked['first']} --to {asked['last']}"]
+    shared += [f"--universe {quote(asked['universe'])}"] if asked["universe"] else []
+    shared += [f"--interval {asked['interval']}"] if asked["interval"] != Interval.DAY_1 else []
+    shared += [f"--latency-bars {fills['latency_bars']}"] if fills["latency_bars"] else []
+    shared += [f"--proceeds {fills['proceeds']}"] if fills["proceeds"] != Proceeds.AT_ONCE else []
+    shared += [f"--slippage-bps {fills['slippage'] * 10_000:g} --participation {fills['participation']:g}"]
+    shared += [f"--environment {asked['environment']}"]
+    return [" ".join(("sauda backtest", *_trader_options(one), *shared)) for one in traders]
+
+
+def _trader_options(one: Mapping[str, Any]) -> list[str]:
+    options = [f"--mode {one['mode']} --capital {Decimal(one['capital']).normalize():f} --product {one['product']}"]
+    options += [f"--strategies {quote(','.join(one['strategies']))}"] if one["strategies"] else []
+    most = one["entries_per_day_max"]
+    return options + ([f"--entries-per-day {most}"] if most != ENTRIES_PER_DAY_DEFAULT else [])
 
 
 def _whole_percent(value: float) -> str:

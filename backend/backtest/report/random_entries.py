@@ -130,7 +130,7 @@ def simulate(
     while len(active):
         day = row[active] + session
         active, day = active[day < sessions], day[day < sessions]
-        price = _left_at(prices, day, column[active], stop[active], target[active], entry=session == 0)
+        price = _left_at(prices, day, column[active], stop[active], target[active])
         ends = last[active] == day
         price = np.where(np.isnan(price) & ends, prices.held[day, column[active]], price)
         done = np.isfinite(price)
@@ -144,15 +144,11 @@ def simulate(
     return (sold + dividends) / bought - 1 - paid / value
 
 
-def _left_at(prices: Adjusted, day: Ints, column: Ints, stop: Floats, target: Floats, *, entry: bool) -> Floats:
+def _left_at(prices: Adjusted, day: Ints, column: Ints, stop: Floats, target: Floats) -> Floats:
     """The price at which a session's bar leaves each position; NaN where it does not, or did not trade."""
     opened, high, low = prices.open[day, column], prices.high[day, column], prices.low[day, column]
-    # On its own day a position exists from the open on: it cannot have gapped.
-    start = np.full(len(day), np.nan) if entry else opened
-    found = np.full(len(day), np.nan)
-    found = np.where(high >= target, np.fmax(target, start), found)
-    found = np.where(start >= target, start, np.where(low <= stop, np.fmin(stop, start), found))
-    return np.where(start <= stop, start, found)
+    inside = np.where(low <= stop, np.fmin(stop, opened), np.where(high >= target, target, np.nan))
+    return np.where(opened >= target, opened, inside)
 
 
 class ChargeTable:
