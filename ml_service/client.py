@@ -115,20 +115,23 @@ class DataServiceClient:
         found = await self.history(symbols, from_, through, as_of)
         return found.source, found.bars
 
-    async def history(self, symbols: list[str], from_: date, through: date, as_of: datetime) -> History:
-        """As `bars`, with the actions that could not be adjusted for; in calls of 50 symbols."""
+    async def history(
+        self, symbols: list[str], from_: date, through: date, as_of: datetime, *, adjusted: bool = True
+    ) -> History:
+        """As `bars`, with the actions that could not be adjusted for; in calls of 50 symbols. Unless `adjusted`, the
+        prices are those that were traded."""
         calls = [symbols[i : i + SYMBOLS_PER_CALL] for i in range(0, len(symbols), SYMBOLS_PER_CALL)]
         source, frames = None, [pl.DataFrame(schema=BAR_SCHEMA)]
         unadjusted: dict[str, list[CorporateAction]] = {}
         async with within(self._timeout_s):
             for call in calls:
                 request = BarsRequest(
-                    symbols=call, interval=Interval.DAY_1, from_=from_, through=through, as_of=as_of, adjusted=True
+                    symbols=call, interval=Interval.DAY_1, from_=from_, through=through, as_of=as_of, adjusted=adjusted
                 )
                 body = json.loads(request.model_dump_json(by_alias=True))
                 content = await self._ask("POST", "/v1/bars", json=body, headers={"accept": BARS_ARROW})
                 # Many years of bars of many symbols take longer than an event loop should stand still.
-                reply, frame = await asyncio.to_thread(_read_bars, content)
+                reply, frame = await asyncio.to_thread(_read_bars, content, adjusted)
                 if source is not None and source.environment is not reply.environment:
                     raise DataServiceError("data_service changed its environment between two answers")
                 source = Source(environment=reply.environment, provider=reply.provider)
@@ -165,11 +168,11 @@ def _parse(shape: type[Reply], content: bytes) -> Reply:
         raise DataServiceError(f"an answer is not a {shape.__name__}") from error
 
 
-def _read_bars(content: bytes) -> tuple[BarsReply, pl.DataFrame]:
+def _read_bars(content: bytes, adjusted: bool = True) -> tuple[BarsReply, pl.DataFrame]:
     size = int.from_bytes(content[:4], "big")
     reply = _parse(BarsReply, content[4 : 4 + size])
-    if reply.interval is not Interval.DAY_1 or not reply.adjusted:
-        raise DataServiceError("asked for adjusted daily bars, got others")
+    if reply.interval is not Interval.DAY_1 or reply.adjusted is not adjusted:
+        raise DataServiceError(f"asked for {'adjusted' if adjusted else 'unadjusted'} daily bars, got others")
     try:
         table = pl.read_ipc_stream(io.BytesIO(content[4 + size :]))
     except (pl.exceptions.PolarsError, OSError) as error:

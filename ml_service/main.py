@@ -18,6 +18,8 @@ from contracts.common import Problem
 from ml_service.background import WORK_TIMEOUT_S, Background
 from ml_service.client import DataServiceClient, DataServiceError
 from ml_service.config import Settings
+from ml_service.history_routes import router as history_router
+from ml_service.history_service import HistoryError, HistoryService
 from ml_service.intraday.bars import MinuteClient
 from ml_service.intraday.service import OpeningRange
 from ml_service.metrics import Metrics
@@ -83,6 +85,12 @@ async def on_artefact(request: Request, error: Exception) -> Response:
     return problem(request, 409, "artefact_mismatch", str(error))
 
 
+async def on_history(request: Request, error: Exception) -> Response:
+    """409: the past cannot be told as asked, or not yet."""
+    assert isinstance(error, HistoryError)  # noqa: S101 registered for this type only
+    return problem(request, 409, error.code, str(error))
+
+
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """500, without the cause: that is in the log."""
     log.error("unexpected_error", path=request.url.path, exc_info=error)
@@ -109,6 +117,8 @@ def create_app(settings: Settings, clock: Callable[[], datetime]) -> FastAPI:
         opening_range=opening_range,
     )
     background = Background(service, working, settings.scoreboard_interval_s)
+    looking_back = DataServiceClient(settings.data_service_url, WORK_TIMEOUT_S)
+    history = HistoryService(service, looking_back)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -117,21 +127,25 @@ def create_app(settings: Settings, clock: Callable[[], datetime]) -> FastAPI:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        await history.close()
         await opening_range.close()
         await minutes.close()
+        await looking_back.close()
         await working.close()
         await client.close()
 
     app = FastAPI(title="Sauda predictions", version=version("sauda"), lifespan=lifespan)
     app.state.service, app.state.reporter, app.state.background = service, Reporter(service), background
-    app.include_router(router)
-    app.include_router(scoreboard_router)
+    app.state.history = history
+    for routes in (router, history_router, scoreboard_router):
+        app.include_router(routes)
     for error, handler in (
         (RequestValidationError, on_invalid),
         (HTTPException, on_http),
         (DataServiceError, on_data_service),
         (NotFoundError, on_not_found),
         (ArtefactError, on_artefact),
+        (HistoryError, on_history),
         (Exception, on_unexpected),
     ):
         app.add_exception_handler(error, handler)

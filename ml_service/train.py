@@ -214,16 +214,24 @@ def _yesterday(now: datetime) -> date:
 
 
 async def fetch_bars(
-    client: DataServiceClient, symbols: list[str] | None, from_: date, through: date, progress: Progress
+    client: DataServiceClient,
+    symbols: list[str] | None,
+    from_: date,
+    through: date,
+    progress: Progress,
+    *,
+    as_of: datetime | None = None,
+    adjusted: bool = True,
 ) -> History:
-    """Adjusted daily bars of `symbols`, by default of all instruments, in small calls. Raises TrainingError without."""
-    as_of = datetime.combine(through, time(23, 59, 59), IST)
+    """Daily bars of `symbols`, by default of all instruments, as of an instant, by default the end of the last day; in
+    small calls. Raises TrainingError without."""
+    as_of = as_of or datetime.combine(through, time(23, 59, 59), IST)
     if not symbols:
         symbols = [instrument.symbol for instrument in (await client.instruments(as_of)).instruments]
     parts: list[History] = []
     for number, symbol_batch in enumerate(batches := [symbols[i : i + 10] for i in range(0, len(symbols), 10)]):
         progress(number, len(batches), "fetching bars")
-        parts.append(await client.history(symbol_batch, from_, through, as_of))
+        parts.append(await client.history(symbol_batch, from_, through, as_of, adjusted=adjusted))
     if not any(part.bars.height for part in parts):
         raise TrainingError("data_service has no bars for these symbols and dates")
     unadjusted = {symbol: actions for part in parts for symbol, actions in part.unadjusted.items()}
