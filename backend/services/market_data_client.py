@@ -15,6 +15,7 @@ from backend.domain.calendar import IST
 from backend.domain.matching import BarView
 from backend.domain.risk import QuoteView
 from backend.errors import NotFoundError, SaudaError, UpstreamError
+from backend.services.quote_history import QuoteHistory, read_quote_history
 from contracts.common import SYMBOLS_PER_REQUEST_MAX, Problem, Wire
 from contracts.market import (
     ActionsReply,
@@ -26,6 +27,7 @@ from contracts.market import (
     Interval,
     QualityReply,
     Quote,
+    QuoteHistoryRequest,
     QuotesReply,
     QuotesRequest,
     UniverseReply,
@@ -33,6 +35,8 @@ from contracts.market import (
 
 Reply = TypeVar("Reply", bound=BaseModel)
 REPLY_BYTES_MAX = 64_000_000
+LONG_TIMEOUT_S = 120.0
+"""For years at once, which no trading waits for."""
 CLOSE_DAYS = 10
 _LENGTHS = {timedelta(minutes=1): Interval.MIN_1, timedelta(minutes=5): Interval.MIN_5}
 
@@ -54,20 +58,29 @@ async def call(
         UpstreamError: no answer in time, a broken connection, a 5xx, or an answer outside the contract or too large.
         SaudaError: the service's own refusal (4xx), with its code.
     """
+    answer = await call_bytes(http, method, url, body=body, timeout_s=timeout_s)
+    try:
+        return reply.model_validate_json(answer)
+    except ValidationError as error:
+        path = httpx.URL(url).path
+        raise UpstreamError(f"{path} answered outside its contract: {error.error_count()} errors") from error
+
+
+async def call_bytes(
+    http: httpx.AsyncClient, method: str, url: str, *, body: Wire | None = None, timeout_s: float
+) -> bytes:
+    """As `call`, the answer as it came."""
     content = body.model_dump_json(by_alias=True) if body is not None else None
     headers = {"content-type": "application/json"} if content else None
     path = httpx.URL(url).path
     try:
         async with asyncio.timeout(timeout_s):
-            async with http.stream(method, url, content=content, headers=headers) as response:
+            async with http.stream(method, url, content=content, headers=headers, timeout=timeout_s) as response:
                 answer = await _read(response, path)
     except (TimeoutError, httpx.HTTPError) as error:
         raise UpstreamError(f"{path} did not answer: {type(error).__name__}") from error
     if response.is_success:
-        try:
-            return reply.model_validate_json(answer)
-        except ValidationError as error:
-            raise UpstreamError(f"{path} answered outside its contract: {error.error_count()} errors") from error
+        return answer
     try:
         problem = Problem.model_validate_json(answer)
     except ValidationError:
@@ -165,9 +178,20 @@ class MarketDataClient:
         url = str(httpx.URL(f"{self._url}/v1/actions", params=asked))
         return await call(self._http, "GET", url, ActionsReply, timeout_s=self._timeout_s)
 
-    async def universe(self, name: str, n: int) -> UniverseReply:
-        """The members of a universe at the market's present; `n` is how many of the largest by turnover."""
-        url = str(httpx.URL(f"{self._url}/v1/universe", params={"name": name, "n": n}))
+    async def quote_history(self, request: QuoteHistoryRequest) -> QuoteHistory:
+        """What quotes showed as each bar ended, unadjusted."""
+        url = f"{self._url}/v1/quotes/history"
+        content = await call_bytes(
+            self._http, "POST", url, body=request, timeout_s=max(self._timeout_s, LONG_TIMEOUT_S)
+        )
+        # Hundreds of thousands of rows take longer to read than an event loop should stand still.
+        return await asyncio.to_thread(read_quote_history, content, request)
+
+    async def universe(self, name: str, n: int, as_of: datetime | None = None) -> UniverseReply:
+        """The members of a universe at `as_of` (the market's present where None); `n` is how many of the largest by
+        turnover."""
+        known_at = {} if as_of is None else {"as_of": as_of.isoformat()}
+        url = str(httpx.URL(f"{self._url}/v1/universe", params={"name": name, "n": n, **known_at}))
         return await call(self._http, "GET", url, UniverseReply, timeout_s=self._timeout_s)
 
     async def quality(self, symbol: str | None, reason: str | None, limit: int, cursor: str | None) -> QualityReply:

@@ -20,7 +20,17 @@ from backend.services.kept_answers import KeptAnswers
 from backend.services.market_data_client import Reply, call, in_parts
 from backend.services.model_cards import ModelCard, ModelsIndex
 from contracts.common import Environment
-from contracts.predictions import ExplanationReply, Prediction, PredictionsReply, PredictionsRequest
+from contracts.predictions import (
+    ExplanationReply,
+    Prediction,
+    PredictionHistoryReply,
+    PredictionHistoryRequest,
+    PredictionsReply,
+    PredictionsRequest,
+    SessionPredictions,
+    WalkForwardReply,
+    WalkForwardRequest,
+)
 from contracts.scoreboard import FrozenPredictionsReply, ScoreboardReply
 
 STRATEGY_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
@@ -28,6 +38,8 @@ STRATEGY_NAME = re.compile(STRATEGY_PATTERN)
 COST_DECIMALS = 6
 KEPT_S = 10.0
 KEPT_MAX = 256
+LONG_TIMEOUT_S = 300.0
+"""For weeks of a model's answers at once, which no trading waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,16 @@ class MlServiceClient:
             "candidates": {symbol: p for reply in replies for symbol, p in reply.candidates.items()},
         }
         return signal_batch(replies[0].model_copy(update=whole))
+
+    async def walk_forward(self, request: WalkForwardRequest) -> WalkForwardReply:
+        """Have the walk-forward made ready, and how far it is. Raises SaudaError."""
+        url = f"{self._url}/v1/walk-forward"
+        return await call(self._http, "POST", url, WalkForwardReply, body=request, timeout_s=self._timeout_s)
+
+    async def prediction_history(self, request: PredictionHistoryRequest) -> PredictionHistoryReply:
+        """What was to be acted on, day by day. Raises SaudaError."""
+        url, timeout_s = f"{self._url}/v1/predictions/history", max(self._timeout_s, LONG_TIMEOUT_S)
+        return await call(self._http, "POST", url, PredictionHistoryReply, body=request, timeout_s=timeout_s)
 
     async def explanation(self, symbol: str, as_of: datetime, horizon_sessions: int) -> ExplanationReply:
         """Why the machine-learned strategy says what it says of a symbol. Raises as `predictions`."""
@@ -183,7 +205,9 @@ def modes_of(names: Iterable[str]) -> frozenset[Mode]:
     return frozenset(mode for mode in Mode if mode.value in certified)
 
 
-def signal_of(prediction: Prediction, reply: PredictionsReply, certified_modes: frozenset[Mode]) -> Signal:
+def signal_of(
+    prediction: Prediction, reply: PredictionsReply | SessionPredictions, certified_modes: frozenset[Mode]
+) -> Signal:
     """A prediction without its numbers, or of a strategy that cannot be recorded, is an abstention, whatever its action
     says."""
     numbers = (
