@@ -249,6 +249,11 @@ def test_blocks_grow_with_memory(case: tuple[float, int, int]) -> None:
     assert bootstrap.optimal_block(autoregressive(*case)) == pytest.approx(BLOCKS_AUTOREGRESSIVE[case], rel=1e-9)
 
 
+def test_blocks_are_as_long_as_volatility_remembers() -> None:
+    calm_and_wild = wave(15, 800, 0.0, 0.01) * (1 + 0.8 * np.sin(np.arange(800) / 40))
+    assert bootstrap.mean_block_length(calm_and_wild) > 4 * bootstrap.optimal_block(calm_and_wild)
+
+
 def test_resampled_blocks_go_on_day_by_day_and_wrap() -> None:
     drawn = bootstrap.stationary_indices(400, 50, 5.0, np.random.default_rng(1))
     follows = (np.diff(drawn, axis=1) % 50) == 1

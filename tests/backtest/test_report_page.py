@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_cases import FIRST, D, still_open, trade, traded
 
+from backend.backtest.engine import run
 from backend.backtest.history import MarketHistory
 from backend.backtest.report import Report, build, build_sweep, charts, formats
+from backend.backtest.report.series import daily
 from backend.backtest.report.trades import episodes, grouped, net_return, trade_estimates
 from backend.backtest.report.verdict import verdict
 from backend.backtest.result import BacktestResult
@@ -242,6 +244,19 @@ def test_a_run_stopped_before_its_first_session_has_a_page(one: Pair) -> None:
     assert "stopped before its last session" in Page(found.html).text
 
 
+def test_a_run_that_was_stopped_judges_each_trader_on_their_own_sessions() -> None:
+    whole, history = traded(60, 3, modes=(Mode.MODERATE, Mode.AGGRESSIVE))
+    looks = iter(range(1000))
+    stopped = run(whole.spec, history, stopped=lambda: next(looks) > 20)
+    spans = [len(daily(found.curve).days) for found in stopped.traders]
+    assert stopped.interrupted
+    assert spans[0] > spans[1]
+    found = build(stopped, history)
+    assert [one["sessions"] for one in found.summary["traders"]] == spans
+    json.dumps(found.summary, allow_nan=False)
+    assert not Page(found.html).open
+
+
 def test_a_long_list_of_trades_says_what_it_leaves_out(one: Pair) -> None:
     result, history = one
     many = tuple(trade(number, symbol="SH1") for number in range(1, 731))
@@ -456,19 +471,22 @@ def test_thinning_keeps_every_peak() -> None:
 
 
 def test_six_years_of_fifty_shares_stay_small() -> None:
-    # Curves are thinned for drawing: 500 sessions weigh what 1,500 do, and trades of 1,500 are as many.
-    result, history = traded(500, 50, rate=0.15)
-    assert len(result.traders[0].trades) > 1200
+    # Curves are thinned for drawing: 250 sessions weigh nearly what 1,500 do. The trades are made as many.
+    result, history = traded(250, 50, rate=0.1)
+    found = result.traders[0]
+    assert len(found.trades) > 300
+    result = replace(result, traders=(replace(found, trades=found.trades * 5),))
     found = build(result, history)
     assert len(found.html.encode()) < 1_500_000
 
 
 def test_a_page_has_room_for_so_many_marks(one: Pair) -> None:
     result, history = one
-    many = tuple(trade(number, symbol=f"SH{number % 6}") for number in range(1, 3001))
+    many = tuple(trade(number, symbol="SH0" if number <= 2700 else f"SH{number % 6}") for number in range(1, 3001))
     found = build(replace(result, traders=(replace(result.traders[0], trades=many),)), history)
     assert len(found.html.encode()) < 1_500_000
-    assert "1 share with the fewest trades not drawn" in Page(found.html).text
+    assert "5 shares with the fewest trades not drawn" in Page(found.html).text
+    assert found.html.count("<g class='entry'>") == 2500
 
 
 def test_every_refusal_is_told_with_what_it_means(one: Pair) -> None:

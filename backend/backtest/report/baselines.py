@@ -22,12 +22,13 @@ _ZERO = Decimal(0)
 @dataclass(frozen=True, slots=True)
 class Baseline:
     """An account by session: rupees at each close; charges paid and orders in all; share of the money put in on the
-    first day (whole shares leave a rest)."""
+    first day (whole shares leave a rest); rupees left over at the end."""
 
     close: Floats
     charges: Decimal
     orders: int
     invested: float
+    cash: Decimal
 
 
 def buy_and_hold(panel: Panel, capital: Decimal, cost: Decimal) -> Baseline:
@@ -70,7 +71,7 @@ class _Account:
             close[row] = float(self.cash + self._value(self.last))
             if row == 0:
                 invested = 1 - float(self.cash / capital)
-        return Baseline(close, self.charges, self.orders, invested)
+        return Baseline(close, self.charges, self.orders, invested, self.cash)
 
     def _value(self, prices: Ints) -> Decimal:
         return Decimal(int((self.shares * prices).sum())) / 100

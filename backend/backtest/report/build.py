@@ -54,25 +54,20 @@ def build(
         benchmark_name: what the index in `history.benchmark` is called, such as NIFTY 50.
     """
     progress(0.0, "the market by session")
-    days = session_days(result)
-    if any(daily(found.curve).days != days for found in result.traders):
-        raise ValueError("the traders of one backtest span different sessions: run it again to its end")
-    market, notes = market_of(result, history, days, benchmark_name)
+    # A run that was stopped leaves its traders at different sessions: each is judged on their own.
+    spans = [daily(found.curve).days for found in result.traders]
+    markets = {days: market_of(result, history, days, benchmark_name) for days in sorted(set(spans), key=len)}
+    notes = markets[max(spans, key=len)][1] if spans else ()
     asked = asked_of(result, universe) | {"notes": [*result.notes, *notes], "seed": seed}
     analysed = []
-    for place, found in enumerate(result.traders):
+    for place, (found, days) in enumerate(zip(result.traders, spans, strict=True)):
         progress((place + 0.5) / (len(result.traders) + 1), f"figures of {found.trader.name}")
-        analysed.append(analyse(found, market, asked, trials=trials, seed=seed))
+        analysed.append(analyse(found, markets[days][0], asked, trials=trials, seed=seed))
     progress(len(result.traders) / (len(result.traders) + 1), "the page")
     summary = asked | {"traders": [one.summary for one in analysed]}
     html = run_page(result, summary, analysed)
     progress(1.0, "done")
     return Report(summary, html)
-
-
-def session_days(result: BacktestResult) -> tuple[date, ...]:
-    """The sessions that were traded, of the trader who saw the most."""
-    return max((daily(found.curve).days for found in result.traders), key=len, default=())
 
 
 def market_of(

@@ -18,6 +18,7 @@ from backend.backtest.report import charts, formats
 from backend.backtest.report.bootstrap import Estimate
 from backend.backtest.report.charts import Line, Mark
 from backend.backtest.report.metrics import drawdowns, growth
+from backend.backtest.report.series import Floats
 from backend.backtest.report.summary import Analysed
 from backend.backtest.report.trades import entered, entry_day, exit_day, exit_name, net_pnl, net_return, sessions_held
 from backend.backtest.report.verdict import idle_words
@@ -205,8 +206,9 @@ def _drawdown(one: Analysed) -> Markup:
 def _together(analysed: Sequence[Analysed]) -> dict[str, Any]:
     """Several traders side by side: one chart of all, one column each."""
     longest = max(analysed, key=lambda one: len(one.series.days))
+    sessions = len(longest.series.days)
     lines = [
-        Line(one.summary["name"], one.series.close / (one.series.start or 1.0) - 1, place % 6)
+        Line(one.summary["name"], _padded(one.series.close / (one.series.start or 1.0) - 1, sessions), place % 6)
         for place, one in enumerate(analysed)
     ]
     rows = [
@@ -219,6 +221,11 @@ def _together(analysed: Sequence[Analysed]) -> dict[str, Any]:
         "rows": rows,
         "chart": charts.line_chart("Net gain of each trader", longest.series.days, lines, _whole_percent, base=0.0),
     }
+
+
+def _padded(values: Floats, length: int) -> Floats:
+    """Values with a gap where a stopped trader saw no more sessions."""
+    return np.concatenate((values, np.full(length - len(values), np.nan)))
 
 
 def _random(one: Analysed) -> Markup | None:

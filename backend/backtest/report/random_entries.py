@@ -1,4 +1,4 @@
-"""What chance would have earned: as many entries as the trader's, in random shares on random days, with its exits."""
+"""What chance would have earned: the trader's entries at another time and in random shares, with its exits."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from backend.backtest.report.panel import Adjusted, Panel
+from backend.backtest.report.panel import Adjusted, Flags, Panel
 from backend.backtest.report.series import Floats, Ints
 from backend.backtest.report.trades import entered, entry_day, entry_value, net_pnl, net_return
 from backend.backtest.result import TradeRecord
@@ -78,33 +78,56 @@ def random_entries(
     seed: int,
     draws: int = DRAWS,
 ) -> RandomEntries | None:
-    """Draw whole portfolios of as many entries as the trader's, each at the open of a random session of the same days
-    in a random member share that traded then, with target, stop, horizon, product and size of one of its trades.
+    """Draw whole portfolios of as many entries as the trader's, each at the open of its session in a random member
+    share that traded then, with target, stop, horizon, product and size of one of its trades.
+
+    A portfolio's sessions are the trader's own, all moved by one random number of sessions, round the end: entries that
+    met one market together still do. Independent sessions would even that market out, and a trader whose entries come
+    in bursts would look better than chance far too often.
 
     What is held at the end is worth its last close, as the trader's is. Funds are not asked for: a portfolio may hold
     more at once than the account had. None where the trader entered nothing or no share could be entered.
     """
     own = entered(trades)
     plans = plans_of(own, session_days)
-    rows, columns = np.nonzero(np.isfinite(prices.open) & panel.member)
-    if not len(plans.target) or not len(rows):
+    open_to = np.isfinite(prices.open) & panel.member
+    if not len(plans.target) or not open_to.any():
         return None
     rng = np.random.default_rng(seed)
     shape = (draws, len(own))
-    which, where = rng.integers(0, len(plans.target), shape), rng.integers(0, len(rows), shape)
+    which = rng.integers(0, len(plans.target), shape)
+    rows = _moved(own, panel.days, rng.integers(0, len(panel.days), draws))
+    rows, columns = _shares(open_to, rows, rng.random(shape))
     returns, earned = np.empty(shape), np.empty(shape)
     at_once = max(_ENTRIES_AT_ONCE // len(own), 1)
     charges = ChargeTable(panel.days)
     for begun in range(0, draws, at_once):
         part = slice(begun, begun + at_once)
-        chosen, plan = where[part].ravel(), which[part].ravel()
-        found = simulate(plans, plan, rows[chosen], columns[chosen], prices, charges, cost)
+        plan = which[part].ravel()
+        found = simulate(plans, plan, rows[part].ravel(), columns[part].ravel(), prices, charges, cost)
         returns[part] = found.reshape(-1, len(own))
         earned[part] = returns[part] * plans.value[which[part]]
     mean, total = returns.mean(axis=1), earned.sum(axis=1)
     own_mean = float(np.mean([net_return(trade) for trade in own]))
     own_total = float(sum((net_pnl(trade) for trade in own), Decimal(0)))
     return RandomEntries(mean, total, own_mean, own_total, _chance(mean, own_mean), _chance(total, own_total), len(own))
+
+
+def _moved(own: Sequence[TradeRecord], days: Sequence[date], by: Ints) -> Ints:
+    """The sessions of the trader's entries moved `by` so many, shape (draws, entries)."""
+    rows = np.array([bisect_left(days, entry_day(trade)) for trade in own], dtype=np.int64)
+    return (rows + by[:, None]) % len(days)
+
+
+def _shares(open_to: Flags, rows: Ints, luck: Floats) -> tuple[Ints, Ints]:
+    """One of the shares that could be entered in each session, by `luck` in 0..1; where there was none, in the next
+    session that had one."""
+    count = open_to.sum(axis=1)
+    known = np.flatnonzero(count)
+    rows = known[np.searchsorted(known, rows) % len(known)]
+    columns = np.nonzero(open_to)[1]
+    begins = np.concatenate(([0], np.cumsum(count)))
+    return rows, columns[begins[rows] + (luck * count[rows]).astype(np.int64)]
 
 
 def _chance(drawn: Floats, own: float) -> float:

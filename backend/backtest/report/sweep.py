@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.backtest.history import MarketHistory
 from backend.backtest.report import charts, formats
-from backend.backtest.report.build import INDEX, Report, Told, asked_of, market_of, session_days, silent
+from backend.backtest.report.build import INDEX, Report, Told, asked_of, market_of, silent
 from backend.backtest.report.charts import Line
 from backend.backtest.report.metrics import SESSIONS_PER_YEAR, curve_metrics, finite, growth, per_session_sharpe
 from backend.backtest.report.overfitting import Overfitting, backtest_overfitting, expected_best_sharpe
@@ -65,7 +65,7 @@ def build_sweep(
     tries, notes = _tries(runs)
     overfit = backtest_overfitting(tries.returns)
     best = tries.chosen
-    market, told = market_of(best, history, session_days(best), benchmark_name)
+    market, told = market_of(best, history, daily(best.traders[0].curve).days, benchmark_name)
     asked = asked_of(best, universe) | {"notes": [*best.notes, *notes, *told], "seed": seed}
     progress(0.4, "the best run's figures")
     trials = tries.returns.shape[1]
