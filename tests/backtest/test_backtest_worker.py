@@ -28,7 +28,7 @@ from tests.api.rows import backtest_asked
 from tests.support import backtest_jobs as jobs
 
 WAIT_S_MAX = 30.0
-PACE = Pace(poll_s=0.02, look_s=0.01, renew_s=0.05, lease_s=10.0)
+PACE = Pace(poll_s=0.02, look_s=0.01, renew_s=0.05, lease_s=120.0)
 
 
 @dataclass
