@@ -4,6 +4,7 @@ from datetime import date, timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
+import numpy as np
 import polars as pl
 from fastapi import APIRouter, Query, Response
 
@@ -26,6 +27,7 @@ FOUND = pl.Schema(
 )
 FINDINGS_PER_PAGE_MAX = 1000
 MEMBERS_MAX = 500
+TURNOVER_COLUMNS = ("start", "close", "volume")
 CALENDAR_DAYS_PER_SESSION = 1.6
 """A generous stretch of days that holds a number of sessions, holidays and all."""
 
@@ -124,15 +126,17 @@ def _members(view: MarketView, name: UniverseName, n: int, as_of_s: int) -> Memb
     if name is UniverseName.NIFTY50:
         return universe.nifty50(day)
     first = day - timedelta(days=round(SESSIONS_TRAILING * CALENDAR_DAYS_PER_SESSION))
-    frames: list[pl.DataFrame] = []
-    for instrument in view.instruments(as_of_s):
-        bars = view.bars(instrument.symbol, Interval.DAY_1, first, day, as_of_s)
-        if isinstance(bars, Bars):
-            columns = {"start": bars.start, "close": bars.close, "volume": bars.volume}
-            frames.append(pl.DataFrame(columns).select(pl.lit(instrument.symbol).alias("symbol"), pl.all()))
-    if not frames:
+    asked = {
+        instrument.symbol: view.bars(instrument.symbol, Interval.DAY_1, first, day, as_of_s)
+        for instrument in view.instruments(as_of_s)
+    }
+    found = {symbol: bars for symbol, bars in asked.items() if isinstance(bars, Bars)}
+    if not found:
         return Members((), "no daily bars are stored")
-    return universe.top_by_turnover(pl.concat(frames), day, n)
+    counts = [len(bars) for bars in found.values()]
+    columns = {name: np.concatenate([getattr(bars, name) for bars in found.values()]) for name in TURNOVER_COLUMNS}
+    symbol = pl.Series(list(found)).gather(np.repeat(np.arange(len(counts)), counts))
+    return universe.top_by_turnover(pl.DataFrame({"symbol": symbol, **columns}), day, n)
 
 
 def _findings(market: Market, symbol: str | None, reason: str | None) -> pl.DataFrame:
