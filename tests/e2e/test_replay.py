@@ -1,6 +1,5 @@
 """`sauda replay` over recorded bars: imported from files, traded twice alike, and blind to what came later."""
 
-import csv
 import os
 import re
 import subprocess
@@ -13,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from contracts.market import Interval
-from data_service.bars import Bars
 from data_service.providers.simulated import SimulatedMarket
-from data_service.sessions import Session, Sessions, ist_instant, load_sessions
-from data_service.simulator.universe import Universe, load_universe
+from data_service.sessions import Sessions, load_sessions
+from data_service.simulator.universe import load_universe
 from tests.e2e.conftest import folder_for_postgres
+from tests.support.recorded_market import bars_of, first_shares, write_csv
 
 FIRST, LAST = date(2024, 3, 20), date(2024, 3, 21)
 SESSIONS_BEFORE, SESSIONS_AFTER = 1000, 10
@@ -64,34 +63,6 @@ def replay(recorded: Recorded, symbols: Sequence[str]) -> subprocess.CompletedPr
 def import_files(data_dir: Path, *files: Path) -> None:
     done = sauda("data", "import", *map(str, files), "--data-dir", str(data_dir))
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def bars_of(market: SimulatedMarket, symbol: str, interval: Interval, days: Sequence[Session]) -> Bars:
-    bars = market.bars(symbol, interval, days[0].day, days[-1].day, days[-1].close_other_s)
-    assert isinstance(bars, Bars), bars
-    return bars
-
-
-def write_csv(path: Path, market: SimulatedMarket, symbols: Sequence[str], interval: Interval, days: Sequence[Session]):
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["symbol", "start", "open", "high", "low", "close", "volume"])
-        for symbol in symbols:
-            bars = bars_of(market, symbol, interval, days)
-            for i, start in enumerate(bars.start):
-                when = ist_instant(start)
-                prices = (f"{column[i] / 100:.2f}" for column in (bars.open, bars.high, bars.low, bars.close))
-                rows.writerow([symbol, when.date() if interval is Interval.DAY_1 else when, *prices, bars.volume[i]])
-
-
-def first_shares(universe: Universe, count: int) -> Universe:
-    return Universe(
-        universe.symbols[:count],
-        universe.names[:count],
-        universe.has_derivatives[:count],
-        universe.price[:count],
-        universe.volume[:count],
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`make eval`: what the predictions are worth, part by part; ends with 1 where a claim does not hold."""
+"""`make eval`: what the predictions are worth and that a backtest does as a replay, part by part; ends with 1 where a claim does not hold."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
 from ml_service.walkforward import Progress
-from tests.evaluation import leaks, recorded, reproduced, shuffled, simulated
+from tests.evaluation import leaks, parity, recorded, reproduced, shuffled, simulated
 from tests.evaluation.claims import Claim, table
 from tests.evaluation.recorded_files import Recorded
 
@@ -48,6 +48,7 @@ def _shipped(_files: Recorded, progress: Progress) -> list[Claim]:
 
 
 PARTS: dict[str, Part] = {
+    "parity": parity.claims,
     "leaks": _leaks,
     "shuffled": _shuffled,
     "simulated": _simulated,
