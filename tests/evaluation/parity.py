@@ -1,4 +1,4 @@
-"""Part `parity`: a replay through the whole stack and a backtest of the same recorded days do the same, to the paisa."""
+"""Part `parity`: a replay of the whole stack and a backtest of the same recorded days do the same, to the paisa."""
 
 import tempfile
 from datetime import UTC, date, datetime
