@@ -461,6 +461,16 @@ def test_ticks_cover_what_is_drawn(low: float, span: float) -> None:
     assert 2 <= len(levels) <= 13
 
 
+@pytest.mark.parametrize("most", [0.00003, 0.0002, 0.008, 0.011, 0.06, 0.4, 12.0])
+def test_levels_of_a_chart_are_told_apart(most: float) -> None:
+    drawn = charts.line_chart("x", [FIRST, FIRST + timedelta(days=1)], [charts.Line("x", np.array([0.0, most]))])
+    labels = re.findall(r"class='ylab'[^>]*>([^<]+)<", drawn)
+    assert len(labels) > 2
+    assert len(set(labels)) == len(labels)
+    steps = np.diff([float(label.replace("−", "-").replace(",", "").removesuffix(" %")) for label in labels])
+    assert np.ptp(steps) < 1e-9
+
+
 def test_thinning_keeps_every_peak() -> None:
     values = np.sin(np.arange(5000) / 7)
     values[1234], values[4321], values[77] = 9.0, -9.0, np.nan

@@ -8,7 +8,7 @@ from datetime import date
 import numpy as np
 from markupsafe import Markup
 
-from backend.backtest.report.formats import rupees, short_rupees
+from backend.backtest.report.formats import percent, rupees, short_rupees
 from backend.backtest.report.series import Floats, Ints
 
 WIDTH, HEIGHT = 720, 290
@@ -89,13 +89,13 @@ def line_chart(
     title: str,
     days: Sequence[date],
     lines: Sequence[Line],
-    written: Callable[[float], str],
     *,
+    signed: bool = True,
     area: bool = False,
     base: float | None = None,
 ) -> Markup:
-    """Lines over sessions, a value per day; `written` writes a value, `base` is a level to mark; `area` fills the first
-    line to it. Nothing to draw gives a sentence instead."""
+    """Lines of fractions over sessions, a value per day, written in per cent; `base` is a level to mark; `area` fills
+    the first line to it. Nothing to draw gives a sentence instead."""
     known = [line for line in lines if len(line.values) == len(days) and np.isfinite(line.values).any()]
     if len(days) < 2 or not known:
         return Markup("<p class='none'>Too few sessions to draw.</p>")
@@ -104,7 +104,7 @@ def line_chart(
         everything = np.append(everything, base)
     levels = ticks(float(everything.min()), float(everything.max()))
     scale = Scale(len(days), levels[0], levels[-1])
-    parts = [_levels(scale, levels, written), _dates(scale, days)]
+    parts = [_levels(scale, levels, _percent_text(levels, signed=signed)), _dates(scale, days)]
     if base is not None:
         parts.append(_rule(scale, base))
     if area:
@@ -112,7 +112,7 @@ def line_chart(
     parts += [_path(scale, line.values, f"line c{line.style}") for line in known]
     parts.append(Markup("<line class='hair' y1='{}' y2='{}' x1='-9' x2='-9'/>").format(TOP, HEIGHT - BOTTOM))
     legend = _legend([(line.name, f"c{line.style}") for line in known]) if len(known) > 1 else Markup("")
-    return _figure(title, parts, legend, _told(days, known, written))
+    return _figure(title, parts, legend, _told(days, known, lambda value: percent(value, 2, signed=signed)))
 
 
 def price_chart(title: str, days: Sequence[date], close: Floats, marks: Sequence[Mark]) -> Markup:
@@ -292,6 +292,16 @@ def _told(
         "values": values,
     }
     return json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+
+
+def _percent_text(levels: Sequence[float], *, signed: bool) -> Callable[[float], str]:
+    """As many digits as tell neighbouring levels apart exactly."""
+    step = (levels[1] - levels[0]) * 100
+    whole = (
+        few for few in range(4) if step * 10**few > 1 - 1e-6 and abs(step * 10**few - round(step * 10**few)) < 1e-6
+    )
+    digits = next(whole, 4)
+    return lambda value: percent(value, digits, signed=signed)
 
 
 def _price_text(levels: Sequence[float]) -> Callable[[float], str]:

@@ -140,7 +140,7 @@ def trader_view(one: Analysed, prices: Prices, name: str, when: str, room: Room)
             "Share of the equity in positions, by session",
             one.series.days,
             [Line("in positions", one.exposure)],
-            lambda value: formats.percent(value, 0, signed=False),
+            signed=False,
             area=True,
             base=0.0,
         ),
@@ -190,7 +190,7 @@ def _equity(one: Analysed) -> Markup:
     if one.summary["benchmark_is_index"]:
         lines.insert(1, Line(name, growth(returns)[1:] - 1, 1))
     words = f"Net gain since the start: {one.summary['name']} beside its baselines"
-    return charts.line_chart(words, one.series.days, lines, _whole_percent, base=0.0)
+    return charts.line_chart(words, one.series.days, lines, base=0.0)
 
 
 def _drawdown(one: Analysed) -> Markup:
@@ -198,9 +198,7 @@ def _drawdown(one: Analysed) -> Markup:
         Line(one.summary["name"], drawdowns(growth(one.series.returns))[1:], 0),
         Line(one.benchmark[0], drawdowns(growth(one.benchmark[1]))[1:], 1),
     ]
-    return charts.line_chart(
-        "Below the highest close so far", one.series.days, lines, _whole_percent, area=True, base=0.0
-    )
+    return charts.line_chart("Below the highest close so far", one.series.days, lines, area=True, base=0.0)
 
 
 def _together(analysed: Sequence[Analysed]) -> dict[str, Any]:
@@ -219,7 +217,7 @@ def _together(analysed: Sequence[Analysed]) -> dict[str, Any]:
     return {
         "names": [one.summary["name"] for one in analysed],
         "rows": rows,
-        "chart": charts.line_chart("Net gain of each trader", longest.series.days, lines, _whole_percent, base=0.0),
+        "chart": charts.line_chart("Net gain of each trader", longest.series.days, lines, base=0.0),
     }
 
 
@@ -354,7 +352,3 @@ def _trader_options(one: Mapping[str, Any]) -> list[str]:
     options += [f"--strategies {quote(','.join(one['strategies']))}"] if one["strategies"] else []
     most = one["entries_per_day_max"]
     return options + ([f"--entries-per-day {most}"] if most != ENTRIES_PER_DAY_DEFAULT else [])
-
-
-def _whole_percent(value: float) -> str:
-    return formats.percent(value, 1 if 0 < abs(value) < 0.0995 else 0)

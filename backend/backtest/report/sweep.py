@@ -207,7 +207,7 @@ def _page(summary: Mapping[str, Any], tries: _Tries, best: Analysed, overfit: Ov
         "title": f"Sweep {summary['first']} to {summary['last']}: {tries_told}",
         "capital": formats.rupees(Decimal(summary["best"]["capital"])),
         "figures": figures(best.summary["metrics"]),
-        "equity": charts.line_chart("Net gain since the start", best.series.days, lines, formats.percent, base=0.0),
+        "equity": charts.line_chart("Net gain since the start", best.series.days, lines, base=0.0),
         "logits": logits,
         "rows": summary["runs"][:RUNS_LISTED_MAX],
         "most": RUNS_LISTED_MAX,
