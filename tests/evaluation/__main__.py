@@ -1,4 +1,4 @@
-"""`make eval`: what the predictions are worth and that a backtest does as a replay, part by part; ends with 1 where a claim does not hold."""
+"""`make eval`: what predictions are worth, and that a backtest does as a replay; ends with 1 where a claim fails."""
 
 import argparse
 import sys
