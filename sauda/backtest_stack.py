@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 from rich.console import Console
@@ -15,8 +15,6 @@ from sauda.embedded import hold_folder
 from sauda.private_services import private_services
 from sauda.processes import stop_all
 
-DAYS_AFTER = 60
-"""The simulated clock stands so many days after the last day asked for: the last trades' horizons are over by then."""
 SIM_SPEED_SLOW = "1"
 STOP_TIMEOUT_S = 7.0
 
@@ -56,7 +54,8 @@ def backtest_stack(
         if simulated:
             # The clock is this command's alone and begins where it is asked to, whatever an earlier run asked for.
             (own / "market" / "simulated" / "clock.json").unlink(missing_ok=True)
-        start = min(asked.spec.last + timedelta(days=DAYS_AFTER), date(max(standard_calendar().years), 12, 1))
+        # Not right after the last day: backtests of one year then share the models that were trained for it.
+        start = min(date(asked.spec.last.year + 1, 1, 1), date(max(standard_calendar().years), 12, 1))
         urls, data, ml = private_services(
             environment,
             own if simulated else data_dir,

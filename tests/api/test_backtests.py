@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -167,14 +168,26 @@ async def test_a_strategy_must_be_one_of_the_models(gateway: Gateway) -> None:
     assert problem.code == "unknown_strategy"
 
 
-async def test_days_without_any_data_are_refused(gateway: Gateway) -> None:
+async def test_days_without_any_data_are_refused(own_gateway: Gateway) -> None:
+    user = await own_gateway.someone("pro")
+    own_gateway.market.data_through = date(2022, 12, 31)
+    problem = problem_of(await create(own_gateway, user), 422)
+    assert (problem.code, problem.detail) == (
+        "no_data",
+        "There is market data through 2022-12-31 only: ask for days in it.",
+    )
+    own_gateway.market.data_through = date(2023, 1, 1)
+    assert (await create(own_gateway, user)).status_code == 202
+
+
+async def test_days_partly_with_data_are_not(gateway: Gateway) -> None:
     clock = await gateway.trading.market_data.clock()
     asked = BacktestBody.model_validate(ASKED)
     within = clock.model_copy(update={"data_from": asked.from_, "data_through": asked.to})
     require_data(asked.from_, asked.to, within)
     require_data(asked.from_, asked.to, clock.model_copy(update={"data_from": asked.to, "data_through": None}))
     for known in ({"data_from": asked.to.replace(year=2024)}, {"data_through": asked.from_.replace(year=2022)}):
-        with pytest.raises(InvalidRequestError, match="market data from"):
+        with pytest.raises(InvalidRequestError, match="ask for days in it"):
             require_data(asked.from_, asked.to, clock.model_copy(update=known))
 
 

@@ -77,6 +77,7 @@ class Market:
     actions_down: bool = False
     target_fraction: Decimal = Decimal("0.03")
     stop_fraction: Decimal = Decimal("0.06")
+    data_through: date | None = None
 
 
 def quote_of(symbol: str, stock: Stock, as_of: datetime) -> Quote:
@@ -144,7 +145,9 @@ def create_app(market: Market) -> FastAPI:
 
     @app.get("/v1/clock")
     def clock() -> ClockReply:
-        return ClockReply(environment=Environment.SIMULATED, now=market.now, speed=1.0)
+        return ClockReply(
+            environment=Environment.SIMULATED, now=market.now, speed=1.0, data_through=market.data_through
+        )
 
     @app.get("/v1/instruments")
     def instruments() -> InstrumentsReply:

@@ -67,7 +67,8 @@ def require_data(first: date, last: date, clock: ClockReply) -> None:
     """
     begins, ends = clock.data_from, clock.data_through
     if (begins is not None and last < begins) or (ends is not None and first > ends):
-        raise InvalidRequestError(f"There is market data from {begins} through {ends} only.", code="no_data")
+        span = " ".join(f"{word} {day}" for word, day in (("from", begins), ("through", ends)) if day is not None)
+        raise InvalidRequestError(f"There is market data {span} only: ask for days in it.", code="no_data")
 
 
 @router.get("", **documented("list_backtests", 401))
