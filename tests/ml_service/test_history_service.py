@@ -96,6 +96,8 @@ async def test_it_is_made_once_and_told_day_by_day(tmp_path: Path, server: BarSe
         ready = await finished(client, service, as_of)
         assert (ready.status, ready.last, ready.done) == (WalkForwardStatus.READY, as_of.date(), ready.total)
         asked = len(server.calls)
+        assert {call.adjusted for call in server.calls} == {True, False}
+        assert {call.as_of for call in server.calls} == {datetime.combine(as_of.date(), time(), IST)}
         assert (await walk(client, as_of)).status is WalkForwardStatus.READY
         assert len(server.calls) == asked
         assert ready.first is not None
