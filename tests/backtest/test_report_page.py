@@ -18,11 +18,12 @@ from report_cases import FIRST, D, still_open, trade, traded
 
 from backend.backtest.engine import run
 from backend.backtest.history import MarketHistory
-from backend.backtest.report import Report, build, build_sweep, charts, formats
+from backend.backtest.report import Report, build, build_sweep, charts, formats, page
 from backend.backtest.report.series import daily
 from backend.backtest.report.trades import episodes, grouped, net_return, trade_estimates
 from backend.backtest.report.verdict import verdict
 from backend.backtest.result import BacktestResult
+from backend.domain.corporate_actions import ActionKind, CorporateAction
 from backend.domain.decide import TradeStatus
 from backend.domain.modes import Mode
 from backend.domain.reasons import Reason
@@ -141,16 +142,16 @@ def test_progress_is_told_to_its_end(one: Pair) -> None:
 
 
 def test_the_page_is_one_file_of_well_formed_parts(report: Report) -> None:
-    page = Page(report.html)
-    assert not page.open
-    assert {"link", "img", "iframe", "object"}.isdisjoint(page.tags)
-    assert not [value for _, name, value in page.attributes if name in {"src", "href", "action"}]
+    seen = Page(report.html)
+    assert not seen.open
+    assert {"link", "img", "iframe", "object"}.isdisjoint(seen.tags)
+    assert not [value for _, name, value in seen.attributes if name in {"src", "href", "action"}]
     assert "http" not in report.html
     assert "url(" not in report.html
-    charts_drawn = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"]
+    charts_drawn = [value for tag, name, value in seen.attributes if tag == "svg" and name == "aria-label"]
     assert len(charts_drawn) >= 6
-    assert page.tags["caption"] == page.tags["table"] > 8
-    assert "nan" not in page.text.lower().split()
+    assert seen.tags["caption"] == seen.tags["table"] > 8
+    assert "nan" not in seen.text.lower().split()
 
 
 def test_the_page_says_what_was_asked(report: Report) -> None:
@@ -196,11 +197,11 @@ def test_names_and_notes_are_text_and_never_markup(one: Pair) -> None:
         provider=NASTY,
         prices=replace(result.prices, symbols=symbols),
     )
-    page = Page(build(result, history, universe=NASTY, benchmark_name=NASTY).html)
-    assert page.tags["script"] == 1
-    assert page.text.count(NASTY) > 10
-    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
-    told = [json.loads(value) for _, name, value in page.attributes if name == "data-told"]
+    seen = Page(build(result, history, universe=NASTY, benchmark_name=NASTY).html)
+    assert seen.tags["script"] == 1
+    assert seen.text.count(NASTY) > 10
+    assert not [name for _, name, _ in seen.attributes if name.startswith("on")]
+    told = [json.loads(value) for _, name, value in seen.attributes if name == "data-told"]
     assert any(NASTY in names["names"] for names in told)
 
 
@@ -242,6 +243,26 @@ def test_a_run_stopped_before_its_first_session_has_a_page(one: Pair) -> None:
     found = build(stopped, history)
     json.dumps(found.summary, allow_nan=False)
     assert "stopped before its last session" in Page(found.html).text
+
+
+def test_trades_from_before_a_split_are_drawn_on_the_adjusted_closes(one: Pair) -> None:
+    result, history = one
+    early = trade(1, symbol="SH1", entry_price=D(5000), exit_price=D(5100), target=D(5500), stop=D(4500))
+    split = CorporateAction("SH1", FIRST + timedelta(days=40), ActionKind.SPLIT, shares_before=1, shares_after=5)
+    closes = page.Closes(result.prices, [split])
+    assert closes.scale_after(early) == pytest.approx(0.2)
+    assert closes.scale_after(replace(early, symbol="SH2")) == 1
+    assert closes.scale_after(trade(2, symbol="SH1", day=41)) == 1
+    assert closes.scale_after(still_open(number=3, symbol="SH1")) == 1
+    found = replace(result, traders=(replace(result.traders[0], trades=(early,)),))
+    plain, scaled = (build(found, replace(history, actions=actions)).html for actions in ((), (split,)))
+    entries = [
+        re.search(r"<g class='entry'><title>[^<]*</title><path d='M([\d.]+) ([\d.]+)", drawn)
+        for drawn in (plain, scaled)
+    ]
+    assert entries[0] is not None
+    assert entries[1] is not None
+    assert entries[0].group(2) != entries[1].group(2)
 
 
 def test_a_run_that_was_stopped_judges_each_trader_on_their_own_sessions() -> None:
@@ -399,10 +420,10 @@ def test_a_sweep_judges_the_best_by_how_many_were_tried() -> None:
     assert sure["deflated_sharpe"] < sure["probabilistic_sharpe"]
     assert sure["sharpe_variance"] == pytest.approx(np.var(np.array(ratios) / 252**0.5, ddof=1))
     assert sum(sure["logits"]["counts"]) == sure["splits"] == 70
-    page = Page(found.html)
-    assert page.tags["script"] == 1
-    assert not page.open
-    assert page.text.count(NASTY) == 3
+    seen = Page(found.html)
+    assert seen.tags["script"] == 1
+    assert not seen.open
+    assert seen.text.count(NASTY) == 3
 
 
 def test_stopped_runs_are_left_out_of_a_sweep_and_told() -> None:

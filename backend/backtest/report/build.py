@@ -65,7 +65,7 @@ def build(
         analysed.append(analyse(found, markets[days][0], asked, trials=trials, seed=seed))
     progress(len(result.traders) / (len(result.traders) + 1), "the page")
     summary = asked | {"traders": [one.summary for one in analysed]}
-    html = run_page(result, summary, analysed)
+    html = run_page(result, summary, analysed, history.actions)
     progress(1.0, "done")
     return Report(summary, html)
 

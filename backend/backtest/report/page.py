@@ -25,6 +25,7 @@ from backend.backtest.report.verdict import idle_words
 from backend.backtest.result import BacktestResult, Prices, TradeRecord
 from backend.backtest.spec import ENTRIES_PER_DAY_DEFAULT, Proceeds
 from backend.domain.calendar import IST
+from backend.domain.corporate_actions import CorporateAction, ratio_of
 from backend.domain.reasons import NEXT_STEP, Reason
 from contracts.market import Interval
 
@@ -81,10 +82,16 @@ def heat(value: float | None) -> Markup:
     )
 
 
-def run_page(result: BacktestResult, summary: Mapping[str, Any], analysed: Sequence[Analysed]) -> str:
-    """The whole page."""
+def run_page(
+    result: BacktestResult,
+    summary: Mapping[str, Any],
+    analysed: Sequence[Analysed],
+    actions: Sequence[CorporateAction],
+) -> str:
+    """The whole page. `actions` bring the trades' prices to the scale of the closes they are drawn on."""
+    closes = Closes(result.prices, actions)
     room, when = room_for(len(analysed)), "%Y-%m-%d" if result.spec.interval is Interval.DAY_1 else "%Y-%m-%d %H:%M"
-    views = [trader_view(one, result.prices, f"t{number}", when, room) for number, one in enumerate(analysed)]
+    views = [trader_view(one, closes, f"t{number}", when, room) for number, one in enumerate(analysed)]
     return (
         environment()
         .get_template("run.html.j2")
@@ -104,6 +111,20 @@ def title_of(asked: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Closes:
+    """The closes that trades are drawn on, and the actions since."""
+
+    prices: Prices
+    actions: Sequence[CorporateAction]
+
+    def scale_after(self, trade: TradeRecord) -> float:
+        """What the trade's prices, which are on the scale of its own last day, count on that of the last session."""
+        ended = exit_day(trade) or max(self.prices.days)
+        since = (a for a in self.actions if a.symbol == trade.symbol and a.ex_date > ended and not a.flagged)
+        return float(1 / ratio_of(since))
+
+
+@dataclass(frozen=True, slots=True)
 class Room:
     """What one trader may take of a page: price charts, trades marked on them, and trades listed."""
 
@@ -120,7 +141,7 @@ def room_for(traders: int) -> Room:
     )
 
 
-def trader_view(one: Analysed, prices: Prices, name: str, when: str, room: Room) -> dict[str, Any]:
+def trader_view(one: Analysed, closes: Closes, name: str, when: str, room: Room) -> dict[str, Any]:
     """Everything the page shows of one trader, already written; `name` is its anchor, `when` the form of an instant."""
     told = one.summary
     trades = sorted(entered(one.found.trades), key=lambda trade: (trade.opened_at or trade.decided_at, trade.number))
@@ -150,7 +171,7 @@ def trader_view(one: Analysed, prices: Prices, name: str, when: str, room: Room)
             lambda value: formats.percent(value, 1),
         ),
         "random": _random(one),
-        "price_charts": [(symbol, _prices(symbol, trades, prices, room.marked)) for symbol in symbols],
+        "price_charts": [(symbol, _prices(symbol, trades, closes, room.marked)) for symbol in symbols],
         "price_charts_left_out": len({trade.symbol for trade in trades}) - len(symbols),
         "tables": [
             ("symbol", "By share", _bars(told["by_symbol"])),
@@ -250,28 +271,33 @@ def _symbols(trades: Sequence[TradeRecord], room: Room) -> list[str]:
     ]
 
 
-def _prices(symbol: str, trades: Sequence[TradeRecord], prices: Prices, marked: int) -> Markup:
+def _prices(symbol: str, trades: Sequence[TradeRecord], closes: Closes, marked: int) -> Markup:
     """A share's closes with its first trades, as many as may be marked."""
     own = [trade for trade in trades if trade.symbol == symbol]
+    prices = closes.prices
     column = prices.symbols.index(symbol) if symbol in prices.symbols else None
     close = prices.close[:, column] if column is not None else np.full(len(prices.days), np.nan)
     place = {day: number for number, day in enumerate(prices.days)}
-    marks = [mark for trade in own[:marked] for mark in _marks(trade, place, lettered=len(own) <= MARK_LETTERS_MAX)]
+    marks = [
+        mark
+        for trade in own[:marked]
+        for mark in _marks(trade, place, closes.scale_after(trade), lettered=len(own) <= MARK_LETTERS_MAX)
+    ]
     return charts.price_chart(f"{symbol}: closes, {formats.count(len(own), 'trade')}", prices.days, close, marks)
 
 
-def _marks(trade: TradeRecord, place: Mapping[date, int], *, lettered: bool) -> list[Mark]:
+def _marks(trade: TradeRecord, place: Mapping[date, int], scale: float, *, lettered: bool) -> list[Mark]:
     found: list[Mark] = []
     bought, sold = place.get(entry_day(trade)), place.get(exit_day(trade) or date.min)
     if bought is not None and trade.entry_price:
         words = f"Bought {entry_day(trade)}: {trade.entry_quantity} at {formats.rupees(trade.entry_price, 2)}"
-        found.append(Mark(bought, float(trade.entry_price), True, "", f"{words}, {trade.strategy}"))
+        found.append(Mark(bought, float(trade.entry_price) * scale, True, "", f"{words}, {trade.strategy}"))
     if sold is not None and trade.exit_price:
         name = exit_name(trade)
         words = f"Sold {exit_day(trade)} ({formats.words(name).lower()}) at {formats.rupees(trade.exit_price, 2)}"
         told = f"{words}: {formats.percent(net_return(trade), 2)}"
         letter = EXIT_LETTERS.get(name, "?") if lettered else ""
-        found.append(Mark(sold, float(trade.exit_price), False, letter, told, net_pnl(trade) > 0))
+        found.append(Mark(sold, float(trade.exit_price) * scale, False, letter, told, net_pnl(trade) > 0))
     return found
 
 
