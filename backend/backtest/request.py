@@ -119,12 +119,18 @@ def _of_traders(spec: Spec, **changes: Any) -> Spec:
     return replace(spec, traders=tuple(replace(trader, **changes) for trader in spec.traders))
 
 
+def _of_mode(spec: Spec, mode: Mode) -> Spec:
+    """A trader that is called by its mode is called by the new one."""
+    traders = [replace(t, mode=mode, name=mode.value if t.name == t.mode.value else t.name) for t in spec.traders]
+    return replace(spec, traders=tuple(traders))
+
+
 def _of_limits(spec: Spec, **changes: Any) -> Spec:
     return replace(spec, limits=replace(spec.limits, **changes))
 
 
 PARAMETERS: Mapping[str, Callable[[Spec, Any], Spec]] = {
-    "mode": lambda spec, value: _of_traders(spec, mode=Mode(value)),
+    "mode": lambda spec, value: _of_mode(spec, Mode(value)),
     "strategies": lambda spec, value: _of_traders(spec, strategies=frozenset(value)),
     "entry_protection_fraction": lambda spec, value: _of_limits(spec, entry_protection_fraction=Decimal(value)),
     "exit_protection_fraction": lambda spec, value: _of_limits(spec, exit_protection_fraction=Decimal(value)),

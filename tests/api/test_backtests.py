@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -362,9 +362,10 @@ async def test_events_tell_each_step_and_end_with_the_backtest(gateway: Gateway)
             assert (event, data["progress"]) == ("progress", {"done": 1, "total": 2, "doing": "half"})
             # Who comes back with the last id hears nothing that is known.
             back = streams.listen(channel, second)
+            waiting = asyncio.create_task(cast("Coroutine[Any, Any, bytes]", anext(back)))
             await queue.fail(gateway.sessions, claim, "no such market")
-            for listener in (events, back):
-                event, last, data = parsed(await anext(listener))
+            for listener, heard in ((events, anext(events)), (back, waiting)):
+                event, last, data = parsed(await heard)
                 assert (event, data["status"], data["error"]) == ("done", "failed", "no such market")
                 with pytest.raises(StopAsyncIteration):
                     await anext(listener)
