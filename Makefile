@@ -39,8 +39,15 @@ eval: setup
 default-model: setup
 	$(BIN)/python -m tests.evaluation.ship
 
-bench: setup
+bench: setup .venv-bench/.installed
 	$(BIN)/python -m tests.bench $(ARGS)
+
+# What the benchmarks compare the backtest with, in an environment of its own; without it they leave that out.
+.venv-bench/.installed: tests/bench/peers/requirements.txt $(BIN)/uv
+	@$(BIN)/uv venv --quiet --clear .venv-bench
+	@$(BIN)/uv pip install --quiet --python .venv-bench/bin/python --requirement $< \
+		|| echo "The libraries to compare with cannot be installed: the benchmarks leave them out."
+	@touch $@
 
 # The lock holds names, versions and hashes, and no download addresses: any index or mirror that pip is set up
 # with serves it, and every file is checked against its hash.
@@ -63,4 +70,4 @@ $(BIN)/uv:
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-bench

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sauda.embedded import EmbeddedPostgres
-from tests.bench import bars, cycle, predictions, quotes
+from tests.bench import backtests, bars, cycle, predictions, quotes
 from tests.bench.result import Result
 
 OUTPUT = Path("bench.json")
@@ -30,6 +30,8 @@ def main() -> None:
         results += bars.run()
     with console.status("Predictions ..."):
         results += predictions.run()
+    with console.status("Backtests ..."):
+        results += backtests.run_all()
     with console.status("Public quotes ..."):
         results += quotes.run()
     table = Table("benchmark", "value", "unit", "reference", "ratio", "aim")
