@@ -301,7 +301,8 @@ def test_entries_of_one_time_stay_together() -> None:
 
 
 def test_a_session_without_a_share_to_enter_gives_way_to_the_next() -> None:
-    history = priced({"AAA": flat(*[100] * 30), "BBB": flat(*[100] * 30)})
+    bars = [(100, 110, 100, 100)] * 10 + flat(*[100] * 20)
+    history = priced({"AAA": bars, "BBB": bars})
     days = days_of(history)
     panel = panel_of(replace(history, members={days[0]: frozenset(), days[10]: frozenset({"BBB"})}), days)
     found = random_entries([trade(n) for n in range(4)], panel, adjusted(panel), days, 0.0, seed=1)
