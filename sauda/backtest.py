@@ -44,10 +44,6 @@ INTERRUPTED = 1
 Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
 
 
-class BacktestError(Exception):
-    """The backtest cannot start; the message is one line that names the fix."""
-
-
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """Where the results go, and over how many processes a sweep is spread."""
@@ -112,7 +108,7 @@ def backtest(
         name = f"backtest-{asked.spec.first}-{asked.spec.last}.html"
         outputs = Outputs(out or Path(name), json_out, jobs or os.cpu_count() or 1)
         interrupted = _backtest(asked, data_dir.resolve(), environment, outputs, console)
-    except (BacktestError, DataFolderError, ServiceFailedError, SweepError, SaudaError, ValueError, OSError) as error:
+    except (DataFolderError, ServiceFailedError, SweepError, SaudaError, ValueError, OSError) as error:
         console.print(f"[red]The backtest cannot be done:[/] {escape(_line(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """What `sauda backtest` starts: data_service and ml_service of its own, and no database."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import date
@@ -24,7 +25,7 @@ def environment_of(data_dir: Path, wanted: Environment | None, console: Console)
     if wanted is Environment.LIVE:
         raise ValueError("--environment live: a backtest reads recorded bars, choose paper or simulated")
     recorded = data_dir / "market" / "recorded"
-    imported = recorded.is_dir() and any(recorded.rglob("*.parquet"))
+    imported = bool(os.environ.get("INFLUXDB_URL")) or any(recorded.rglob("bars-*.parquet"))
     if wanted is Environment.PAPER and not imported:
         raise ValueError(f"no bars are imported in {data_dir}: load them with `sauda data import FILE`")
     if wanted is not None:

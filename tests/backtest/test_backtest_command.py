@@ -122,12 +122,16 @@ def test_a_folder_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "another Sauda runs on" in reply.output
 
 
-def test_recorded_bars_come_before_the_simulated_market(tmp_path: Path) -> None:
+def test_recorded_bars_come_before_the_simulated_market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INFLUXDB_URL", raising=False)
     console = Console(record=True, width=200)
     assert environment_of(tmp_path, None, console) is Environment.SIMULATED
     assert "this is the simulated market" in console.export_text()
-    bars = tmp_path / "market" / "recorded" / "bars" / "one.parquet"
+    bars = tmp_path / "market" / "recorded" / "bars" / "bars-1d-2023.parquet"
     bars.parent.mkdir(parents=True)
+    (bars.parent / "actions.parquet").touch()
+    assert environment_of(tmp_path, None, console) is Environment.SIMULATED
+    console.export_text()
     bars.touch()
     assert environment_of(tmp_path, None, console) is Environment.PAPER
     assert environment_of(tmp_path, Environment.SIMULATED, console) is Environment.SIMULATED
