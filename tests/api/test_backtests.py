@@ -1,19 +1,15 @@
 """Backtests over the API: what may be asked, the plan's bounds, pages, reports that can do no harm, and events."""
 
-import asyncio
 import json
-from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.api.examples import REQUESTS
 from backend.api.routes.backtests import require_data
 from backend.api.schemas.backtests import BARS_MAX, BacktestBody, SweepBody, asked_in
 from backend.backtest.request import PARAMETERS, Rules, asked_of
@@ -23,44 +19,11 @@ from backend.domain.modes import Mode
 from backend.domain.protections import DEFAULTS, Cooldown
 from backend.errors import InvalidRequestError
 from backend.services import backtest_queue as queue
-from backend.services.backtest_queue import Progress, claim_next
-from backend.services.backtest_stream import BacktestStreamPace, BacktestStreams
-from contracts.common import Problem
-from tests.api import test_problems
+from backend.services.backtest_queue import Progress
+from tests.api.backtest_calls import ASKED, claimed, create, get, made_by, problem_of
 from tests.api.conftest import Gateway, Someone
 
-ASKED: dict[str, Any] = REQUESTS["create_backtest"]
 PAGE = "<!doctype html><script>1</script>"
-
-
-def problem_of(reply: httpx.Response, status: int) -> Problem:
-    """The problem of an answer that has that status."""
-    assert reply.status_code == status, reply.text
-    return test_problems.problem_of(reply)
-
-
-async def create(gateway: Gateway, user: Someone, changes: Mapping[str, Any] = {}, **headers: str) -> httpx.Response:
-    return await gateway.client.post("/v1/backtests", json=ASKED | dict(changes), headers=user.headers | headers)
-
-
-async def made_by(gateway: Gateway, user: Someone) -> int:
-    reply = await create(gateway, user)
-    assert reply.status_code == 202, reply.text
-    return reply.json()["backtest"]["id"]
-
-
-async def get(gateway: Gateway, user: Someone, path: str) -> httpx.Response:
-    return await gateway.client.get(f"/v1/backtests{path}", headers=user.headers)
-
-
-async def claimed(gateway: Gateway, backtest_id: int) -> queue.Claim:
-    """The claim of a worker that got this one; other tests' jobs are cancelled on the way."""
-    while True:
-        claim = await claim_next(gateway.sessions, "w", 60)
-        assert claim is not None
-        if claim.backtest_id == backtest_id:
-            return claim
-        await queue.cancelled(gateway.sessions, claim)
 
 
 # ---- asking
@@ -336,85 +299,3 @@ async def claimed_second(gateway: Gateway, user: Someone, first: int, second: in
     reply = await gateway.client.delete(f"/v1/backtests/{first}", headers=user.headers)
     assert (reply.json()["backtest"]["status"], reply.json()["message"]) == ("cancelled", "It will not run.")
     return await claimed(gateway, second)
-
-
-# ---- events
-
-
-def parsed(wire: bytes) -> tuple[str, str, dict[str, Any]]:
-    lines = dict(line.split(": ", 1) for line in wire.decode().strip().splitlines())
-    return lines["event"], lines["id"], json.loads(lines["data"])
-
-
-async def test_events_tell_each_step_and_end_with_the_backtest(gateway: Gateway) -> None:
-    user = await gateway.someone("pro")
-    made = await made_by(gateway, user)
-    claim = await claimed(gateway, made)
-    slots = gateway.state.streams.slots
-    streams = BacktestStreams(gateway.sessions, slots, BacktestStreamPace(poll_s=0.01, wake_s=5))
-    with streams.subscribed(made) as channel:
-        events = streams.listen(channel)
-        async with asyncio.timeout(20):
-            event, first, data = parsed(await anext(events))
-            assert (event, data["status"]) == ("progress", "running")
-            await queue.renew(gateway.sessions, claim, Progress(1, 2, "half"), 60)
-            event, second, data = parsed(await anext(events))
-            assert (event, data["progress"]) == ("progress", {"done": 1, "total": 2, "doing": "half"})
-            # Who comes back with the last id hears nothing that is known.
-            back = streams.listen(channel, second)
-            waiting = asyncio.create_task(cast("Coroutine[Any, Any, bytes]", anext(back)))
-            await queue.fail(gateway.sessions, claim, "no such market")
-            for listener, heard in ((events, anext(events)), (back, waiting)):
-                event, last, data = parsed(await heard)
-                assert (event, data["status"], data["error"]) == ("done", "failed", "no such market")
-                with pytest.raises(StopAsyncIteration):
-                    await anext(listener)
-        assert len({first, second, last}) == 3
-
-
-async def test_many_listeners_are_one_question_to_the_database(gateway: Gateway) -> None:
-    user = await gateway.someone("pro")
-    made = [await made_by(gateway, user) for _ in range(2)]
-    asked = 0
-
-    def counting():
-        nonlocal asked
-        asked += 1
-        return gateway.sessions()
-
-    streams = BacktestStreams(counting, gateway.state.streams.slots, BacktestStreamPace(poll_s=60, wake_s=5))
-    async with asyncio.timeout(20):
-        with (
-            streams.subscribed(made[0]) as one,
-            streams.subscribed(made[1]) as two,
-            streams.subscribed(made[0]) as again,
-        ):
-            assert one is again
-            heard = [await anext(streams.listen(channel)) for channel in (one, two, again)]
-    assert heard[0] == heard[2]
-    assert asked <= 2
-
-
-async def test_the_stream_over_http_ends_and_is_not_asked_for_again(gateway: Gateway) -> None:
-    user = await gateway.someone("pro")
-    made = await made_by(gateway, user)
-    await gateway.client.delete(f"/v1/backtests/{made}", headers=user.headers)
-    reply = await get(gateway, user, f"/{made}/events")
-    assert (reply.status_code, reply.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-    event, event_id, data = parsed(reply.content)
-    assert (event, data["status"]) == ("done", "cancelled")
-    again = await gateway.client.get(f"/v1/backtests/{made}/events", headers=user.headers | {"Last-Event-ID": event_id})
-    assert (again.status_code, again.content) == (204, b"")
-    assert gateway.state.streams.slots.open == 0
-
-
-async def test_streams_of_backtests_share_the_places_of_all_streams(gateway: Gateway) -> None:
-    user = await gateway.someone("pro")
-    made = await made_by(gateway, user)
-    slots = gateway.state.streams.slots
-    before, slots.limits = slots.limits, replace(slots.limits, streams_per_address_max=0)
-    try:
-        reply = await get(gateway, user, f"/{made}/events")
-    finally:
-        slots.limits = before
-    assert problem_of(reply, 429).code == "too_many_streams"
