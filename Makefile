@@ -11,7 +11,7 @@ run: setup
 	@exec $(BIN)/sauda up $(ARGS)
 
 test: setup
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The trading path killed, frozen and starved at every step, judged by the broker's own count (docs/safety.md).
 test-crash: setup

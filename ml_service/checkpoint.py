@@ -63,3 +63,10 @@ class FolderCheckpoint:
     def clear(self) -> None:
         """Remove what was kept."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def clear_others(self) -> None:
+        """Remove what was kept of other runs of the same kind: folders beside this one that are named alike."""
+        kind, _, _ = self.folder.name.rpartition("-")
+        for other in self.folder.parent.glob(f"{kind}-*"):
+            if other != self.folder:
+                shutil.rmtree(other, ignore_errors=True)

@@ -248,6 +248,7 @@ def train_and_register(
     symbols: list[str] | None = None,
     horizon: int = HORIZON_SESSIONS_DEFAULT,
     progress: Callable[[int, int, str], None] = no_progress,
+    keep_folds: bool = False,
 ) -> tuple[Artefact, str]:
     """Fetch adjusted daily bars, train, register, and make the model serve: at once, or, where `ages` are given, when
     the rules of `lifecycle` say so.
@@ -255,7 +256,8 @@ def train_and_register(
     `through` (inclusive) is by default the day before the market's present; nothing later is asked for. `symbols` are
     by default all instruments; of them, those with the most turnover at each session are learned from. Returns the
     artefact and what became of it. Runs its own event loop: call it from a plain thread. Deterministic: the same bars
-    and code give the same version. A training that was stopped continues from its last finished fold.
+    and code give the same version. A training that was stopped continues from its last finished fold; with `keep_folds`
+    so does the next one on the same bars.
 
     Raises:
         TrainingError: the bars cannot carry a model.
@@ -281,7 +283,7 @@ def train_and_register(
         "git_commit": git_commit(Path(__file__).resolve().parents[1]),
     }
     artefact = registry.register(trained.models, trained.calibrations, trained.manifest | origin)
-    kept.clear()
+    kept.clear_others() if keep_folds else kept.clear()
     if ages is None:
         change = promote(registry, artefact, at=now, by=TRAINING, reason="trained to serve at once")
     else:

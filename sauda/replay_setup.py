@@ -72,6 +72,7 @@ def train_before(first: date, data_service_url: str, registry_dir: Path, console
                 registry=Registry(registry_dir),
                 through=first - timedelta(days=1),
                 progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+                keep_folds=True,  # the same days are often replayed again
             )
         except (TrainingError, DataServiceError, ArtefactError) as error:
             raise ReplayError(f"no model can be trained: {error}; load daily bars with `sauda data import`") from error

@@ -16,6 +16,20 @@ TEMPLATE = "sauda_template"
 _numbers = itertools.count(1)
 
 
+LONG = (
+    "tests/e2e/",
+    "tests/crash/",
+    "tests/ml_service/test_real_market.py",
+    "tests/ml_service/test_walk_forward.py",
+    "tests/data_service/test_as_of_property.py",
+)
+"""What takes long begins first, so that no worker is left alone with it at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real market data beside the project; the test is skipped where it is absent."""

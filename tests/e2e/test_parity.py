@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import date
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,7 @@ SESSIONS_BEFORE = 20
 
 
 @pytest.fixture(scope="module")
-def both() -> Iterator[Both]:
+def both(postgres: EmbeddedPostgres) -> Iterator[Both]:
     """Two days of the simulated market, imported like recorded ones."""
     calendar = load_sessions()
     start = next(i for i, session in enumerate(calendar.all) if session.day >= FIRST)
@@ -33,12 +32,7 @@ def both() -> Iterator[Both]:
         daily = write_csv(folder / "daily.csv", market, universe.symbols, Interval.DAY_1, days)
         minutes = write_csv(folder / "minutes.csv", market, universe.symbols, Interval.MIN_5, calendar.all[start:end])
         import_here(folder / "data", days[-1].close_other_s + 86_400, daily, minutes)
-        postgres = EmbeddedPostgres(folder / "postgres")
-        postgres.start()
-        try:
-            yield trade_both(postgres, folder / "data", Path(folder) / "own", universe.symbols, FIRST, LAST)
-        finally:
-            postgres.stop()
+        yield trade_both(postgres, folder / "data", folder / "own", universe.symbols, FIRST, LAST)
 
 
 def test_the_same_orders_fills_and_charges(both: Both) -> None:

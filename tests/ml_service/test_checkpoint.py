@@ -177,3 +177,11 @@ def test_clearing_leaves_nothing(kept: FolderCheckpoint) -> None:
     kept.clear()
     assert kept.load("ensemble", 1) is None
     assert no_checkpoint.load("ensemble", 1) is None
+
+
+def test_of_one_kind_only_the_newest_is_kept(tmp_path: Path) -> None:
+    older, newer, other = (FolderCheckpoint(tmp_path / name) for name in (".training-a", ".training-b", ".other-a"))
+    for checkpoint in (older, newer, other):
+        checkpoint.save("ensemble", 1, {"return": np.ones(3)})
+    newer.clear_others()
+    assert [checkpoint.load("ensemble", 1) is None for checkpoint in (older, newer, other)] == [True, False, False]
