@@ -88,7 +88,8 @@ async def test_streams_of_backtests_share_the_places_of_all_streams(gateway: Gat
     slots = gateway.state.streams.slots
     before, slots.limits = slots.limits, replace(slots.limits, streams_per_address_max=0)
     try:
-        reply = await get(gateway, user, f"/{made}/events")
+        async with asyncio.timeout(20):
+            reply = await get(gateway, user, f"/{made}/events")
     finally:
         slots.limits = before
     assert problem_of(reply, 429).code == "too_many_streams"

@@ -138,7 +138,7 @@ def test_a_newcomer_sees_trades_and_nothing_is_lost_by_kills(home: Path) -> None
             again.process.wait()
             gone, alive = psutil.wait_procs(children.values(), timeout=15)
             assert not alive, "children outlived their killed parent"
-            assert len(gone) == 3
+            assert len(gone) == 4
         finally:
             again.kill()
 
