@@ -74,7 +74,9 @@ def backtest(
         list[str] | None, typer.Option("--sweep", help="NAME=V1,V2 ...: tries every combination.")
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes of a sweep (default: the cores).")] = None,
-    out: Annotated[Path | None, typer.Option(help="The report (default: backtest-FROM-TO.html here).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The report (default: DATA_DIR/backtests/MODE-FROM-TO.html).")
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="The figures as JSON.")] = None,
     data_dir: Annotated[Path, typer.Option(help="Folder of the imported bars and of what is kept.")] = Path("data"),
     environment: Annotated[
@@ -105,8 +107,8 @@ def backtest(
             sweep=sweep_over or [],
         )
         asked = asked_of(body.stored(entries_per_day), Rules.of(Settings()))
-        name = f"backtest-{asked.spec.first}-{asked.spec.last}.html"
-        outputs = Outputs(out or Path(name), json_out, jobs or os.cpu_count() or 1)
+        name = "-".join([*(m.value for m in mode), str(asked.spec.first), str(asked.spec.last)]) + ".html"
+        outputs = Outputs(out or data_dir / "backtests" / name, json_out, jobs or os.cpu_count() or 1)
         interrupted = _backtest(asked, data_dir.resolve(), environment, outputs, console)
     except (DataFolderError, ServiceFailedError, SweepError, SaudaError, ValueError, OSError) as error:
         console.print(f"[red]The backtest cannot be done:[/] {escape(_line(error))}", highlight=False, soft_wrap=True)
