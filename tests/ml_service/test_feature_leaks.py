@@ -14,8 +14,18 @@ from synthetic_market import simulate
 from ml_service import features
 from ml_service.features import FEATURES, compute_features, eligible, with_members
 from ml_service.labels import make_labels
+from ml_service.look_ahead import (
+    DISTURBANCES,
+    KINDS,
+    disagreement,
+    first_change,
+    first_changes,
+    halved,
+    leaks,
+    tail_disagreement,
+    visible,
+)
 from tests.bench.numpy_features import numpy_features
-from tests.evaluation.leaks import DISTURBANCES, disagreement, halved, leaks, tail_disagreement, visible
 
 MEMBERS = 5
 SESSIONS = 530
@@ -74,14 +84,88 @@ def test_what_comes_later_changes_no_bit(
         ("market_1", pl.col("symbol").n_unique().cast(pl.Float64), {"listed"}),
     ],
 )
-def test_a_planted_leak_is_reported(
-    bars: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, name: str, leaked: pl.Expr, shown_by: set[str]
-) -> None:
-    honest = features.compute_features
-    monkeypatch.setattr(features, "compute_features", lambda frame: honest(frame).with_columns(leaked.alias(name)))
+def test_a_planted_leak_is_reported(bars: pl.DataFrame, name: str, leaked: pl.Expr, shown_by: set[str]) -> None:
+    def leaking(frame: pl.DataFrame) -> pl.DataFrame:
+        return compute_features(frame).with_columns(leaked.alias(name))
+
     session = session_of(bars, 400)
-    found = {one for one, disturb in DISTURBANCES.items() if name in leaks(bars, session, disturb, MEMBERS)}
+    told = visible(bars, MEMBERS, leaking)
+    found = {
+        one
+        for one, disturb in DISTURBANCES.items()
+        if name in leaks(bars, session, disturb, MEMBERS, before=told, compute=leaking)
+    }
     assert found >= shown_by
+
+
+def test_the_first_value_that_knows_of_tomorrow_is_named(bars: pl.DataFrame) -> None:
+    ahead = pl.col("close").shift(-1).over("symbol") / pl.col("close")
+    session = session_of(bars, 400)
+    changed = first_change(
+        "repriced",
+        bars,
+        session,
+        symbols_max=MEMBERS,
+        compute=lambda frame: compute_features(frame).with_columns(ahead.alias("body")),
+    )
+    prices = bars.filter(pl.col("symbol") == "SIM00", pl.col("session") >= session).sort("session")["close"]
+    assert changed is not None
+    assert changed.startswith(f"{session} SIM00: body {prices[1] / prices[0]:.9g} became ")
+    gone = first_change(
+        "truncated",
+        bars,
+        session,
+        symbols_max=MEMBERS,
+        compute=lambda frame: compute_features(frame).with_columns(ahead.alias("body")),
+    )
+    assert gone == f"{session} SIM00: body {prices[1] / prices[0]:.9g} became unknown"
+
+
+def test_every_kind_of_change_finds_these_features_honest(bars: pl.DataFrame) -> None:
+    steps: list[str] = []
+    found = first_changes(
+        bars, session_of(bars, 430), symbols_max=MEMBERS, progress=lambda done, total, what: steps.append(what)
+    )
+    assert found == dict.fromkeys(KINDS)
+    assert len(steps) == len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "leaked"),
+    [
+        ("shorter history", "body", pl.col("close").ewm_mean(half_life=100).over("symbol") / pl.col("close")),
+        ("rescaled prices", "body", pl.col("close")),
+        ("rescaled prices", "volume_5", pl.col("volume")),
+        ("listed", "market_1", pl.col("symbol").n_unique().cast(pl.Float64)),
+        ("promoted", "rank_5", pl.col("volume").mean().over("symbol")),
+    ],
+)
+def test_each_kind_of_change_finds_what_it_is_for(bars: pl.DataFrame, kind: str, name: str, leaked: pl.Expr) -> None:
+    found = first_change(
+        kind,
+        bars,
+        session_of(bars, 430),
+        symbols_max=MEMBERS,
+        compute=lambda frame: compute_features(frame).with_columns(leaked.alias(name)),
+    )
+    assert found is not None
+    assert f": {name} " in found
+
+
+def test_a_comparison_that_cannot_see_says_so(bars: pl.DataFrame) -> None:
+    unknown = pl.lit(None, pl.Float64)
+    blind = first_change(
+        "shifted",
+        bars,
+        session_of(bars, 430),
+        symbols_max=MEMBERS,
+        compute=lambda frame: compute_features(frame).with_columns(unknown.alias("body")),
+    )
+    assert blind is not None
+    assert blind.startswith("body: moved by one session it is the same")
+    young = bars.filter(pl.col("session") <= session_of(bars, 100))
+    said = first_change("shorter history", young, session_of(bars, 100), symbols_max=MEMBERS)
+    assert said == f"{session_of(bars, 100)}: no share can be answered for, so there is nothing to compare"
 
 
 def test_membership_that_knows_the_end_is_reported(bars: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,17 +173,16 @@ def test_membership_that_knows_the_end_is_reported(bars: pl.DataFrame, monkeypat
         last = with_members(frame, symbols_max).sort("session").group_by("symbol").agg(pl.col("member").last())
         return frame.join(last, on="symbol").sort("symbol", "session")
 
-    monkeypatch.setattr("tests.evaluation.leaks.with_members", final_members)
+    monkeypatch.setattr("ml_service.look_ahead.with_members", final_members)
     found = leaks(bars, session_of(bars, 400), DISTURBANCES["promoted"], MEMBERS)
     assert {"member", "eligible", "rank_20", "market_1"} <= set(found)
 
 
-def test_serving_reads_a_tail_and_sees_the_same(bars: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serving_reads_a_tail_and_sees_the_same(bars: pl.DataFrame) -> None:
     assert tail_disagreement(bars) < 1e-6
-    honest = features.compute_features
     endless = pl.col("close").ewm_mean(half_life=100).over("symbol") / pl.col("close")
-    monkeypatch.setattr(features, "compute_features", lambda frame: honest(frame).with_columns(endless.alias("body")))
-    assert tail_disagreement(bars) > 1e-6, "a window without an end is reported"
+    told = tail_disagreement(bars, lambda frame: compute_features(frame).with_columns(endless.alias("body")))
+    assert told > 1e-6, "a window without an end is reported"
 
 
 def test_adjusting_the_whole_history_again_changes_nothing(bars: pl.DataFrame, seen: pl.DataFrame) -> None:
