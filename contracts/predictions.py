@@ -106,6 +106,8 @@ class WalkForwardRequest(Wire):
 
 
 class WalkForwardStatus(StrEnum):
+    """Where a walk-forward stands: under way (or waiting for another one), ready to be asked, or ended by an error."""
+
     RUNNING = "running"
     READY = "ready"
     FAILED = "failed"

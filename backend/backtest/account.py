@@ -7,13 +7,13 @@ It keeps in memory what live trading keeps in PostgreSQL, with the same pure rul
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 
 from backend.backtest.result import FillRecord
 from backend.backtest.spec import Proceeds
 from backend.domain import ledger
-from backend.domain.calendar import IST
+from backend.domain.calendar import IST, YearNotRecorded, standard_calendar
 from backend.domain.charges import Charges, charges_on_turnover, dp_charge, rates_on
 from backend.domain.corporate_actions import RESCALING, ActionKind, CorporateAction, Levels, entitlement, levels_after
 from backend.domain.decide import ExitReason, OpenTrade, PlannedEntry, TradeStatus
@@ -246,7 +246,7 @@ class Account:
         intent = order.intent
         return RestingOrder(intent.side, OrderType.LIMIT, order.open_quantity, intent.limit_price, None, triggered=True)
 
-    def book(self, order: SimOrder, match: Match, at: datetime, settles_on: date | None = None) -> None:
+    def book(self, order: SimOrder, match: Match, at: datetime) -> None:
         """Write a fill: cash, shares, charges, and the order's and its trade's progress."""
         if not match.quantity:
             return
@@ -267,8 +267,8 @@ class Account:
         change = -value - charges if buys else value - charges
         self.cash += change
         self.postings.append(Posting(at, change, intent.symbol, match.quantity if buys else -match.quantity))
-        if not buys and settles_on is not None:
-            self._unsettled.append((settles_on, change))
+        if not buys and self._proceeds is Proceeds.SETTLED:
+            self._unsettled.append((settles_on(day), change))
         order.filled += match.quantity
         order.fills.append(FillRecord(at, match.quantity, match.price, charges))
         order.event(Progress(order.filled, intent.quantity).fill_event())
@@ -362,6 +362,14 @@ class Account:
                 self._update(trade, at)
                 if trade.status is TradeStatus.CLOSED and trade.exit_reason is None:
                     trade.exit_reason = ExitReason.EXTERNAL
+
+
+def settles_on(day: date) -> date:
+    """When the money of a sale of `day` may be spent where it must settle first; the day after beyond the record."""
+    try:
+        return standard_calendar().settlement_day(day, EXCHANGE)
+    except YearNotRecorded:
+        return day + timedelta(days=1)
 
 
 def _stored(levels: Levels) -> Levels:

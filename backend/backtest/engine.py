@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from backend.backtest.account import EXCHANGE, ZERO, Account, SimOrder
 from backend.backtest.curve import curve_of, prices_of
+from backend.backtest.desk import BROKER, USER, Desk
 from backend.backtest.history import MarketHistory
 from backend.backtest.market import Day, Look, Market
 from backend.backtest.records import order_record, trade_record
@@ -19,27 +20,23 @@ from backend.backtest.result import BacktestResult, TraderResult
 from backend.backtest.screen import Screen
 from backend.backtest.signals import Segment, idle_counts, timeline
 from backend.backtest.spec import Spec, Trader
-from backend.brokers.base import OrderRequest
-from backend.brokers.paper import refusal_by_market
-from backend.domain.calendar import IST, Phase
+from backend.domain.calendar import IST
 from backend.domain.charges import round_trip_fraction
 from backend.domain.corporate_actions import FLAGGED, CorporateAction, price_told
 from backend.domain.day_loss import loss_limit_reached
 from backend.domain.decide import TradeStatus, UserDecision, UserState, decide
-from backend.domain.gate import AccountFacts, Refused, admit, needed_rupees
-from backend.domain.market import Product, Side
-from backend.domain.matching import match_on_arrival
-from backend.domain.orders import Intent, OrderEventKind
+from backend.domain.market import Product
+from backend.domain.orders import Intent
 from backend.domain.protections import Block, ClosedTrade, active_blocks
 from backend.domain.ranking import MarketView, Ranking, rank
 from backend.domain.reasons import Reason
-from backend.domain.risk import OrderIntent, QuoteView
+from backend.domain.risk import QuoteView
 from backend.domain.trading_states import Cause, Scope, Standing, Standings, TradingState, permits
 
 Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, what is being done)."""
 
-USER, ACCOUNT, BROKER = 1, 1, "paper"
+ACCOUNT = 1
 DAILY_REST_S = 1
 NO_STANDINGS = Standings(())
 
@@ -103,6 +100,7 @@ class Simulation:
         history = market.history
         start = market.days[0].look(0).at if market.days else datetime.combine(spec.first, datetime.min.time(), IST)
         self.account = Account(trader.capital, start, spec.fills, spec.proceeds)
+        self._desk = Desk(spec, market, self.account)
         self._signals = timeline(history, trader)
         self._screen = Screen(spec, trader, self.account, self._signals, market)
         self._session_days = list(history.session_days)
@@ -378,80 +376,10 @@ class Simulation:
         return orders
 
     def _send(self, day: Day, look: Look, quotes: Mapping[str, QuoteView], orders: Sequence[SimOrder]) -> None:
-        """Each order through the gate to the paper market. The gate sees our own books, which learn of this look's
-        fills after all its orders have been sent."""
-        account, today = self.account, day.date
-        cash_free, open_value = account.books_free(today), account.open_value()
-        free = {order.intent.symbol: account.shares_free(order.intent.symbol) for order in orders}
-        for order in orders:
-            intent, quote = order.intent, quotes.get(order.intent.symbol)
-            facts = AccountFacts(
-                standing=self._standings.effective(USER, order.strategy, BROKER),
-                cash_free=cash_free,
-                funds_total=order.funds_total,
-                open_value=open_value,
-                shares_free=free[intent.symbol],
-                opposite_open=account.opposite_open(intent),
-                sent_last_second=0,
-                sent_last_minute=0,
-                sent_today=0,
-                symbol_sent=0,
-                rejections_running=account.rejections_running,
-                live_switches=None,
-            )
-            age_s = (look.at - quote.as_of).total_seconds() if quote is not None else 0.0
-            verdict = admit(intent, quote, age_s, facts, self._spec.gate, self._spec.limits)
-            if isinstance(verdict, Refused) or quote is None:
-                self._deny(order, verdict, look.at)
-                continue
-            order.event(OrderEventKind.SUBMITTED)
-            order.sent, order.reserve = True, needed_rupees(intent)
-            if self._place(day, look, order, quote) and intent.side is Side.BUY:
-                cash_free -= needed_rupees(intent)
-                open_value += intent.limit_price * intent.quantity
-
-    def _deny(self, order: SimOrder, verdict: object, at: datetime) -> None:
-        refused = verdict if isinstance(verdict, Refused) else Refused(Reason.NO_QUOTE)
-        order.denied = refused.reason
-        self._denied.add((at.date(), order.intent.symbol, refused.reason))
-        self.account.refuse(order, OrderEventKind.DENIED, refused.reason.value, at)
-        if refused.impose is not None:
-            state, cause = refused.impose
-            self._impose(state, cause, at)
-
-    def _place(self, day: Day, look: Look, order: SimOrder, quote: QuoteView) -> bool:
-        """The paper broker's part; whether it took the order."""
-        account, intent = self.account, order.intent
-        phase = Phase.CONTINUOUS if day.continuous(intent.symbol, look) else Phase.CLOSED
-        refusal = refusal_by_market(_request(intent), phase, quote) or self._refusal_by_account(order, day.date)
-        if refusal is not None:
-            account.rejections_running += 1
-            account.refuse(order, OrderEventKind.REJECTED, refusal, look.at)
-            return False
-        account.rejections_running = 0
-        account.rest(order)
-        if self._spec.latency_bars:
-            late = timedelta(seconds=(self._spec.latency_bars - 1) * (self._market.interval_s or 0))
-            order.matched_through = look.at + late
-            return True
-        offered, resting = day.offered(intent.symbol, look, intent.side), account.as_resting(order)
-        match = match_on_arrival(resting, quote.bid, quote.ask, offered, quote.tick, self._spec.fills)
-        account.book(order, match, look.at, self._settles_on(day) if intent.side is Side.SELL else None)
-        return True
-
-    def _refusal_by_account(self, order: SimOrder, today: date) -> str | None:
-        """The broker's words where the account cannot pay for or deliver the order."""
-        account, intent = self.account, order.intent
-        if intent.side is Side.BUY:
-            needed, free = account.cost_of(order), account.broker_free(today)
-            return f"Insufficient funds: needs {needed:.2f}, free {free:.2f}." if needed > free else None
-        shares = account.shares_free(intent.symbol)
-        short = intent.quantity > shares
-        return f"Insufficient holdings: sells {intent.quantity}, holds {shares}." if short else None
-
-    def _settles_on(self, day: Day) -> date:
-        """When the money of a sale may be spent where it must settle first (T+1 in sessions)."""
-        return self._horizon_end(day.date, 1)
+        for order, refused in self._desk.send(day, look, quotes, orders, self._standings):
+            self._denied.add((day.date, order.intent.symbol, refused.reason))
+            if refused.impose is not None:
+                self._impose(*refused.impose, look.at)
 
     def result(self, sessions: int) -> TraderResult:
         """What came of it by the end of the first `sessions` sessions."""
@@ -468,16 +396,3 @@ class Simulation:
             cash=account.cash,
             equity=equity,
         )
-
-
-def _request(intent: OrderIntent) -> OrderRequest:
-    return OrderRequest(
-        intent.symbol,
-        intent.exchange,
-        intent.side,
-        intent.product,
-        intent.order_type,
-        intent.quantity,
-        intent.limit_price,
-        "",
-    )

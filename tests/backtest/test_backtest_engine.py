@@ -209,7 +209,7 @@ def test_a_split_is_neither_gain_nor_loss_and_a_dividend_is_cash() -> None:
 
 @pytest.mark.parametrize(("proceeds", "locked"), [(Proceeds.AT_ONCE, D(0)), (Proceeds.SETTLED, D(9_000))])
 def test_unsettled_proceeds_are_not_free_where_they_must_settle(proceeds: Proceeds, locked: Decimal) -> None:
-    found = sessions(FIRST, 2)
+    found = sessions(date(2023, 2, 1), 2)  # T+1 by then
     account = Account(D(500_000), found[0].windows_non_cas[0].start, FillModel(), proceeds)
     account.positions["ABC"] = Position(100, D(10_000))
     history = with_buy(flat(100, 100, 100), 100)
@@ -222,7 +222,7 @@ def test_unsettled_proceeds_are_not_free_where_they_must_settle(proceeds: Procee
     order = account.record(trade, intent, at, "planted", D(500_000))
     order.event(OrderEventKind.SUBMITTED)
     account.rest(order)
-    account.book(order, Match(100, D(90), triggered=True), at, settles_on=found[1].day)
+    account.book(order, Match(100, D(90), triggered=True), at)
     charges = order.fills[0].charges
     assert account.cash - account.books_free(found[0].day) == (locked - charges if locked else 0)
     assert account.books_free(found[1].day) == account.cash == 509_000 - charges
