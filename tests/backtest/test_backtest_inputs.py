@@ -1,5 +1,6 @@
 """What a backtest reads: universes of then under names of now, every bar, actions and signals; and what it refuses."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -236,6 +237,12 @@ async def test_actions_are_those_of_the_shares_and_of_the_days(world: World) -> 
     assert [action.kind for action in earlier.actions] == [ActionKind.DIVIDEND]
 
 
+async def test_a_rename_is_none_of_the_actions_even_where_the_name_is_anothers_by_now(world: World) -> None:
+    told = (await world.market_data.actions(FIRST, LAST, NOW)).actions
+    assert ("OLD", "NEW") in {(action.symbol, action.new_symbol) for action in told}
+    assert inputs._actions(told, {"OLD": None}, LAST) == []
+
+
 async def test_signals_are_made_as_the_live_cycle_makes_them(world: World) -> None:
     history = await world.fetch()
     days = [day for day in DAYS if FIRST <= day <= LAST]
@@ -335,7 +342,8 @@ async def test_what_cannot_be_is_refused_with_the_reason(world: World, given: di
 async def test_a_walk_forward_that_fails_or_comes_later_is_refused(world: World) -> None:
     world.model.walks = [READY.model_copy(update={"status": WalkForwardStatus.FAILED, "what": "120 usable sessions"})]
     with pytest.raises(InputsError, match="The walk-forward failed: 120 usable sessions"):
-        await world.fetch()
+        async with asyncio.timeout(20):
+            await world.fetch()
     world.model.walks = [READY.model_copy(update={"first": LAST + timedelta(days=1)})]
     with pytest.raises(InputsError, match="Nothing could be learned before 2024-05-01"):
         await world.fetch()

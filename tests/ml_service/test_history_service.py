@@ -155,7 +155,8 @@ async def test_one_walks_at_a_time_and_a_stopped_one_goes_on(
     async with client_of(tmp_path, server.url) as (client, service):
         await walk(client, as_of)
         other = await walk(client, as_of - timedelta(days=1))
-        await begun.wait()
+        async with asyncio.timeout(20):
+            await begun.wait()
         other = await walk(client, as_of - timedelta(days=1))
         assert (other.status, other.what.split()[0]) == (WalkForwardStatus.RUNNING, "waiting")
         monkeypatch.setattr(history_service, "WAITING_MAX", 2)
