@@ -144,6 +144,8 @@ class Account:
         self.postings: list[Posting] = [Posting(at, capital)]
         self.entries_used: dict[date, int] = {}
         self.rejections_running = 0
+        self.changes = 0
+        """How often a trade has changed: what was concluded from the trades holds as long as it stays."""
         self._fills = fills
         self._proceeds = proceeds
         self._sold_today: set[tuple[str, date]] = set()
@@ -217,6 +219,7 @@ class Account:
         trade = SimTrade(len(self.trades) + 1, order.symbol, planned, mode, at, levels)
         self.trades.append(trade)
         self.live_trades.append(trade)
+        self.changes += 1
         today = at.astimezone(IST).date()
         self.entries_used[today] = self.entries_used.get(today, 0) + 1
         return self.record(trade, order, at, signal.strategy, funds_total)
@@ -324,6 +327,7 @@ class Account:
         states = [(order.intent.intent, order.state) for order in trade.orders]
         trade.summary = summary = summarize(states, trade.fills, trade.actions)
         trade.seen = None
+        self.changes += 1
         trade.status = summary.status
         if summary.status is TradeStatus.CANCELLED:
             trade.closed_at = trade.closed_at or at

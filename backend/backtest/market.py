@@ -154,9 +154,6 @@ class Kind(Enum):
     CLOSE = "close"
 
 
-_BEFORE_CLOSE = frozenset({Kind.OPEN, Kind.TOUCH})
-
-
 @dataclass(frozen=True, slots=True)
 class Look:
     """One instant at which the loop looks at the market. `touched`: prices in paise that shares pass at that moment."""
@@ -262,23 +259,27 @@ class Day:
 
     def last(self, symbol: str, look: Look) -> int | None:
         """The last price in paise that a look shows; None where the share never traded before."""
-        row = self.row(symbol, look)
-        return None if row < 0 else self._price(self.market.shares[symbol], row, look)
-
-    def _price(self, share: Share, row: int, look: Look) -> int:
-        if look.kind in _BEFORE_CLOSE and row >= share.first[self.number]:
-            return look.touched.get(share.history.symbol, share.open[row])
-        return share.close[row]
+        share = self.market.shares.get(symbol)
+        if share is None:
+            return None
+        if look.kind is Kind.BAR:
+            row = bisect_right(share.end, look.second) - 1
+            return share.close[row] if row >= 0 else None
+        first = share.first[self.number]
+        if first >= share.after[self.number]:
+            return share.close[first - 1] if first else None
+        if look.kind is Kind.CLOSE:
+            return share.close[first]
+        return look.touched.get(symbol, share.open[first])
 
     def quote(self, symbol: str, look: Look) -> QuoteView | None:
-        row = self.row(symbol, look)
-        if row < 0:
+        row, last = self.row(symbol, look), self.last(symbol, look)
+        if last is None:
             return None
         share = self.market.shares[symbol]
         of_today = look.kind is not Kind.BAR and row >= share.first[self.number]
         as_of = look.at if of_today else instant(share.end[row])
-        facts = share.facts(self.number, row)
-        return share.quote(facts, self._price(share, row, look), as_of, self.market.history.half_spread_bp)
+        return share.quote(share.facts(self.number, row), last, as_of, self.market.history.half_spread_bp)
 
     def offered(self, symbol: str, look: Look, side: Side) -> int:
         """Shares that an order finds as it arrives: the last finished bar's, or a part of a daily one's."""

@@ -61,6 +61,7 @@ class Screen:
             number = bisect_left(self._days, action.ex_date)
             self._with_actions.setdefault(action.symbol, []).append(number)
         self._touched: dict[int, tuple[Levels, int, int]] = {}
+        self._near_key, self._near_found = (-1, -1), list[SimTrade]()
 
     def next_day(self, after: int) -> int:
         """The first session after session number `after` in which something may happen; their number where none is."""
@@ -168,19 +169,39 @@ class Screen:
         headroom = float(FUNDS_IN_USE_FRACTION_MAX) * total - invested - (cash - free)
         return (np.minimum(np.minimum(total * self._fraction, headroom), free) * (1 + SLACK) + SLACK) * 100
 
+    def _near(self, number: int) -> list[SimTrade]:
+        """Trades that session number `number` may end whatever the signals say: by its range, the time, or as they are
+        not simply open."""
+        key = number, self._account.changes
+        if self._near_key != key:
+            day = self._days[number]
+            self._near_key, self._near_found = (
+                key,
+                [
+                    trade
+                    for trade in self._account.live_trades
+                    if trade.status is not TradeStatus.OPEN
+                    or day >= trade.planned.horizon_ends_on
+                    or trade.planned.approved.order.product is Product.MIS
+                    or not self._market.daily
+                    or self._touch(trade, number) == number
+                ],
+            )
+        return self._near_found
+
     def may_end(self, day: Day, look: Look, segment: Segment) -> set[str]:
         """Symbols of trades that a look may end, or whose entry still rests; the others' quotes decide nothing."""
         found: set[str] = set()
-        for trade in self._account.live_trades:
+        for trade in self._near(day.number):
             ends_on, product = trade.planned.horizon_ends_on, trade.planned.approved.order.product
-            timely = day.date >= ends_on or product is Product.MIS
-            if timely or trade.status is not TradeStatus.OPEN or trade.symbol in segment.sells:
+            if day.date >= ends_on or product is Product.MIS or trade.status is not TradeStatus.OPEN:
                 found.add(trade.symbol)
-            elif not self._market.daily or self._touch(trade, day.number) == day.number:
-                last = day.last(trade.symbol, look)
-                low, high = paise_up(trade.levels.stop), paise_down(trade.levels.target)
-                if last is not None and not low < last < high:
-                    found.add(trade.symbol)
+                continue
+            last = day.last(trade.symbol, look)
+            if last is not None and not paise_up(trade.levels.stop) < last < paise_down(trade.levels.target):
+                found.add(trade.symbol)
+        if segment.sells:
+            found |= {trade.symbol for trade in self._account.live_trades if trade.symbol in segment.sells}
         return found
 
     def wants_open(self, day: Day) -> bool:
@@ -210,7 +231,7 @@ class Screen:
         """The look at which the day's range reaches stops or targets of open trades; a bar that holds both reached the
         stop first, as nobody can tell."""
         touched: dict[str, int] = {}
-        for trade in self._account.live_trades:
+        for trade in self._near(day.number):
             if trade.status is not TradeStatus.OPEN or self._touch(trade, day.number) != day.number:
                 continue
             share = day.market.shares[trade.symbol]
@@ -233,10 +254,10 @@ class Screen:
         """The looks before the end of a daily bar's session, for what must be left by then or could not be left yet."""
         due = [
             trade
-            for trade in self._account.live_trades
+            for trade in self._near(day.number)
             if day.date >= trade.planned.horizon_ends_on
             or trade.planned.approved.order.product is Product.MIS
-            or any(order.intent.side is Side.SELL and order.at.date() == day.date for order in trade.orders)
+            or (trade.orders[-1].intent.side is Side.SELL and trade.orders[-1].at.date() == day.date)
         ]
         times = sorted({day.square_off_at(trade.symbol) for trade in due if day.traded(trade.symbol)})
         return [Look(at, int(at.timestamp()), Kind.CLOSE) for at in times]

@@ -7,6 +7,7 @@ Brokers' own limits for orders (facts of 2026): Zerodha 10 a second, 400 a minut
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import lru_cache
 
 from backend.domain.market import Side
 from backend.domain.orders import Intent
@@ -115,11 +116,16 @@ def admit(
         now,
         cash_free=facts.cash_free / (1 + ENTRY_CHARGES_FRACTION),
         held=facts.shares_free,
-        limits=replace(risk, quote_age_s_max=limits.quote_age_s_max),
+        limits=_at_send(risk, limits.quote_age_s_max),
     )
     if isinstance(verdict, Denied):
         return Refused(verdict.reason)
     return verdict if order.intent is Intent.EXIT else _exposure(order, facts, limits) or verdict
+
+
+@lru_cache(maxsize=16)
+def _at_send(risk: RiskLimits, quote_age_s_max: float) -> RiskLimits:
+    return replace(risk, quote_age_s_max=quote_age_s_max)
 
 
 def needed_rupees(order: OrderIntent) -> Decimal:
