@@ -27,13 +27,14 @@ from backend.backtest.check import (
 from backend.backtest.differences import first_difference, first_signal_difference
 from backend.backtest.engine import run
 from backend.backtest.history import DaySignals, MarketHistory
-from backend.backtest.market import Day, Look, Share
+from backend.backtest.market import Day, Look
 from backend.backtest.result import BacktestResult, TraderResult
 from backend.backtest.spec import Spec, Trader
 from backend.domain.corporate_actions import ActionKind, CorporateAction
 from backend.domain.market import StockClass
 from backend.domain.modes import Mode
 from backend.domain.orders import OrderState
+from backend.domain.risk import QuoteView
 from contracts.market import Interval
 
 D = Decimal
@@ -183,15 +184,21 @@ async def test_a_later_split_is_told_where_inputs_change() -> None:
 async def test_a_quote_that_shows_the_next_bar_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     history = random_market(3)
 
-    def peeking(self: Day, share: Share, row: int, look: Look) -> int:
-        return share.close[min(row + 1, len(share.close) - 1)]
+    honest = Day.quote
+
+    def peeking(self: Day, symbol: str, look: Look) -> QuoteView | None:
+        quote, share = honest(self, symbol, look), self.market.shares[symbol]
+        if quote is None:
+            return None
+        last = D(share.close[min(self.row(symbol, look) + 1, len(share.close) - 1)]) / 100
+        return replace(quote, last=last, bid=last - quote.tick, ask=last + quote.tick)
 
     async def make(day: date | None) -> MarketHistory:
         return history if day is None else replace(truncated(history, day), predictions=history.predictions)
 
     spec, cuts = spec_of(history), days_of(history)[10:30:4]
     assert (await check(make, spec, cuts)).passed
-    monkeypatch.setattr(Day, "_price", peeking)
+    monkeypatch.setattr(Day, "quote", peeking)
     report = await check(make, spec, cuts)
     for name in (THEN, CUT_OFF, OTHERWISE):
         assert any(changed_of(report, name)), name
