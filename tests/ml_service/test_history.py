@@ -6,7 +6,6 @@ from decimal import Decimal
 import numpy as np
 import polars as pl
 import pytest
-from conftest import HORIZON
 from synthetic_market import simulate
 
 from contracts.predictions import Action, Prediction
@@ -34,6 +33,7 @@ QUICK = Strategy(STRATEGY, "straight", None, lambda x, scaled, events: fit_linea
 DIPS = Strategy("dips", "fell", pl.col("relative_5") < -0.5, QUICK.fit)
 SYMBOLS, SESSIONS, LATER, MEMBERS = 18, 1026, 60, 15
 """The last refit is so recent that no outcome since is known: only its rows tell that it happened."""
+HORIZON = 10
 SPLIT, FACTOR = "SIM04", 0.2
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import polars as pl
 from bar_server import IST, BarServer, serving
-from conftest import cut
 from test_history_service import client_of, past
 
 from contracts.predictions import Action, PredictionHistoryReply, PredictionsReply
@@ -16,7 +15,8 @@ async def test_a_registered_model_says_what_it_would_have_served(
     tmp_path: Path, artefact: Artefact, planted: pl.DataFrame
 ) -> None:
     days = planted["session"].unique().sort()
-    trained, last = cut(planted, 30)["session"].max(), days[-1]
+    trained, last = artefact.trained_through, days[-1]
+    assert trained == days[-31]
     with serving(BarServer(planted)) as server:
         async with client_of(tmp_path, server.url) as (client, _):
             as_of = datetime.combine(last, time(20), IST)
