@@ -32,6 +32,7 @@ from backend.errors import SaudaError
 from contracts.common import Environment
 from contracts.market import Interval
 from contracts.predictions import WALK_FORWARD
+from sauda.backtest_check import checked, print_checked
 from sauda.backtest_request import body_of
 from sauda.backtest_stack import backtest_stack, environment_of
 from sauda.backtest_summary import print_summary
@@ -41,6 +42,7 @@ from sauda.processes import ServiceFailedError
 
 FAILED = 2
 INTERRUPTED = 1
+CHANGED = 3
 Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
 
 
@@ -78,6 +80,9 @@ def backtest(
         Path | None, typer.Option(help="The report (default: DATA_DIR/backtests/MODE-FROM-TO.html).")
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="The figures as JSON.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look for look-ahead instead: does anything know of later days?")
+    ] = False,
     data_dir: Annotated[Path, typer.Option(help="Folder of the imported bars and of what is kept.")] = Path("data"),
     environment: Annotated[
         Environment | None, typer.Option(help="simulated or paper (default: paper where bars are imported).")
@@ -86,7 +91,7 @@ def backtest(
     """Trade history as the modes would have, and write a report on it.
 
     Ctrl-C ends it with what is done so far; a sweep goes on there when the same command is given again. Exit status 0:
-    done; 1: interrupted; 2: it could not start.
+    done; 1: interrupted; 2: it could not start; 3: --check found something that knows of later days.
     """
     console = Console()
     try:
@@ -107,6 +112,8 @@ def backtest(
             sweep=sweep_over or [],
         )
         asked = asked_of(body.stored(entries_per_day), Rules.of(Settings()))
+        if check:
+            raise typer.Exit(_check(asked, data_dir.resolve(), environment, console))
         name = "-".join([*(m.value for m in mode), str(asked.spec.first), str(asked.spec.last)]) + ".html"
         outputs = Outputs(out or data_dir / "backtests" / name, json_out, jobs or os.cpu_count() or 1)
         interrupted = _backtest(asked, data_dir.resolve(), environment, outputs, console)
@@ -148,6 +155,19 @@ def _backtest(
     print_summary(report.summary, console, interrupted=interrupted)
     console.print(f"Report: {outputs.report}", highlight=False, soft_wrap=True)
     return interrupted
+
+
+def _check(asked: Asked, data_dir: Path, environment: Environment | None, console: Console) -> int:
+    """Look for what knows of later days. The exit status."""
+    market = environment_of(data_dir, environment, console)
+    with backtest_stack(data_dir, market, asked, console) as (urls, own):
+        log.configure("INFO", own / "logs" / "backtest.log")
+        rules = Rules.of(Settings())
+        world = World(urls["DATA_SERVICE_URL"], urls["ML_SERVICE_URL"], rules, standard_calendar())
+        with _bar(console) as tell:
+            found = checked(asked, world, tell, console)
+    print_checked(found, console)
+    return 0 if found.passed else CHANGED
 
 
 def _found(

@@ -211,6 +211,30 @@ def delayed(history: MarketHistory, sessions: int = 1) -> MarketHistory:
     return replace(history, predictions=predictions, timed=timed)
 
 
+def renamed(history: MarketHistory, names: Mapping[str, str]) -> MarketHistory:
+    """The same market with shares under other names: old name → new one; others stay."""
+
+    def of(symbol: str) -> str:
+        return names.get(symbol, symbol)
+
+    def signal(told: Signal) -> Signal:
+        return replace(told, symbol=of(told.symbol), cluster=None if told.cluster is None else of(told.cluster))
+
+    def said(day: DaySignals) -> DaySignals:
+        signals = {of(symbol): signal(told) for symbol, told in day.signals.items()}
+        proposals = {of(symbol): [signal(told) for told in found] for symbol, found in day.proposals.items()}
+        return DaySignals(signals, proposals, day.idle)
+
+    return replace(
+        history,
+        shares={of(symbol): replace(share, symbol=of(symbol)) for symbol, share in history.shares.items()},
+        actions=[replace(action, symbol=of(action.symbol)) for action in history.actions],
+        members={day: frozenset(of(symbol) for symbol in found) for day, found in history.members.items()},
+        predictions={day: said(told) for day, told in history.predictions.items()},
+        timed=[(second, day, said(told)) for second, day, told in history.timed],
+    )
+
+
 def _open_s(session: Session) -> int:
     return int(session.continuous_open(StockClass.NON_CAS).timestamp())
 
