@@ -255,6 +255,10 @@ class ClockReply(Wire):
     speed: float
     data_from: date | None = None
     data_through: date | None = None
+    data_version: str | None = Field(
+        default=None,
+        description="Names the state of the store: while it stays, so do answers about the past; null without a store.",
+    )
 
 
 class QualityFinding(Wire):

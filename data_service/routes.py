@@ -170,6 +170,7 @@ def router(market: Market) -> APIRouter:
             speed=market.speed,
             data_from=days[0] if days else None,
             data_through=days[1] if days else None,
+            data_version=market.source.version(),
         )
 
     return routes

@@ -61,3 +61,7 @@ class MarketSource(Protocol):
     def view(self) -> MarketView:
         """The source's present state; one request uses one view. Raises StoreError where a file is damaged."""
         ...
+
+    def version(self) -> str | None:
+        """What tells this state of the source from every other; None where it is not read from a store."""
+        ...

@@ -12,6 +12,7 @@ from ml_service.history import DAYS, IDLE, SAID, Run
 
 SCHEMAS = {"days": DAYS, "said": SAID, "idle": IDLE}
 DRAFT = ".draft-"
+NAMED = "named-"
 RUNS_KEPT_MAX = 12
 """A run is of tens of megabytes at most; the ones used least lately go first."""
 
@@ -55,6 +56,15 @@ class RunFiles:
             shutil.rmtree(folder, ignore_errors=True)
             return None
         return Run(**frames)
+
+    def name(self, key: str, other: str) -> None:
+        """Let the run be found by another name, too. Raises OSError."""
+        (self._root / key / f"{NAMED}{other}").touch()
+
+    def named(self, other: str) -> Run | None:
+        """The run of that other name; None where there is none that can be read."""
+        found = next(self._root.glob(f"*/{NAMED}{other}"), None)
+        return None if found is None else self.load(found.parent.name)
 
     def _forget_oldest(self) -> None:
         folders = [path for path in self._root.iterdir() if path.is_dir() and not path.name.startswith(DRAFT)]

@@ -23,6 +23,7 @@ from contracts.predictions import (
 )
 from ml_service.checkpoint import FolderCheckpoint
 from ml_service.client import IST, DataServiceClient, DataServiceError, History
+from ml_service.features import BAR_SCHEMA
 from ml_service.history import (
     HISTORY_VERSION,
     IDLE_HOLD,
@@ -178,8 +179,14 @@ class HistoryService:
     async def _walk(self, key: _Key, walk: _Walk) -> None:
         try:
             async with self._one:
-                adjusted, raw = await self._bars(key[0], walk.progress)
-                walk.run = await asyncio.to_thread(self._made, key, adjusted, raw, walk)
+                version = (await self._client.clock()).data_version
+                walk.run = await asyncio.to_thread(self._named, key, version)
+                if walk.run is None:
+                    adjusted, raw = await self._bars(key[0], walk.progress)
+                    unchanged = (await self._client.clock()).data_version == version
+                    walk.run = await asyncio.to_thread(
+                        self._made, key, adjusted, raw, walk, version if unchanged else None
+                    )
             walk.seen_s = asyncio.get_running_loop().time()
             walk.done = walk.total = max(walk.total, 1)
             walk.what, walk.status = "done", WalkForwardStatus.READY
@@ -201,7 +208,17 @@ class HistoryService:
         )
         return adjusted, raw.bars
 
-    def _made(self, key: _Key, history: History, raw: pl.DataFrame, walk: _Walk) -> Run:
+    def _named(self, key: _Key, version: str | None) -> Run | None:
+        """A kept run of this state of data_service's store: then no bar needs to be read to know that it is one."""
+        return None if version is None else self._files.named(self._name(key, version))
+
+    def _name(self, key: _Key, version: str) -> str:
+        as_of_day, horizon = key
+        without_bars = run_key(pl.DataFrame(schema=BAR_SCHEMA), horizon)
+        parts = (HISTORY_VERSION, without_bars, self.environment.value, as_of_day.isoformat(), version)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def _made(self, key: _Key, history: History, raw: pl.DataFrame, walk: _Walk, version: str | None) -> Run:
         """The run of these bars: kept from before, or made now. In a thread of its own."""
         as_of_day, horizon = key
         unadjusted = {symbol: sorted({a.ex_date for a in each}) for symbol, each in history.unadjusted.items()}
@@ -214,6 +231,7 @@ class HistoryService:
         name = hashlib.sha256(repr((HISTORY_VERSION, *parts)).encode()).hexdigest()[:16]
         kept = self._files.load(name)
         if kept is not None:
+            self._note(name, key, version)
             return kept
         folds = FolderCheckpoint(self._service.registry.root / f".walking-{name}")
 
@@ -232,8 +250,13 @@ class HistoryService:
             checkpoint=folds,
         )
         self._files.save(name, run)
+        self._note(name, key, version)
         folds.clear()
         return run
+
+    def _note(self, name: str, key: _Key, version: str | None) -> None:
+        if version is not None:
+            self._files.name(name, self._name(key, version))
 
     async def _answered_by(
         self, artefact: Artefact, request: PredictionHistoryRequest

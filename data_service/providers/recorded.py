@@ -1,5 +1,6 @@
 """Serves imported bars: the market as it was, with quotes made of the finest bars there are."""
 
+import hashlib
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -18,6 +19,7 @@ from data_service.quote_history import SessionFacts, closes_before
 from data_service.quotes import SessionSoFar, build_quote
 from data_service.resample import complete_by, daily_of, filled_up, finer_than, resampled
 from data_service.sessions import DAY_S, EPOCH, IST_OFFSET_S, Sessions, ist_instant, ist_midnight_s
+from data_service.store.base import Part
 from data_service.store.frames import Decoder, StoreSnapshot
 from data_service.store.schemas import INSTRUMENT_SCHEMA
 from data_service.store.stores import Stores
@@ -366,10 +368,17 @@ class RecordedMarket:
         self._decoder = Decoder(sessions, InstrumentMaster(pl.DataFrame(schema=INSTRUMENT_SCHEMA), reference))
         self._current: tuple[Hashable, RecordedView] | None = None
 
+    def version(self) -> str | None:
+        """See MarketSource: of the files' times and sizes."""
+        return hashlib.sha256(repr(self._key(self._stores.bars.stamps())).encode()).hexdigest()[:16]
+
+    def _key(self, stamps: Mapping[Part, Hashable]) -> Hashable:
+        return tuple(sorted(stamps.items())), self._stores.facts.signature()
+
     def view(self) -> RecordedView:
         """The store as it is now. Raises StoreError."""
         stamps, facts = self._stores.bars.stamps(), self._stores.facts
-        key = (tuple(sorted(stamps.items())), facts.signature())
+        key = self._key(stamps)
         current = self._current
         if current is None or current[0] != key:
             master = InstrumentMaster(facts.instruments(), self._reference)

@@ -50,6 +50,10 @@ class SimulatedMarket:
         }
         self._minutes = lru_cache(MINUTE_SESSIONS_CACHED_MAX)(self._simulated_minutes)
 
+    def version(self) -> str | None:
+        """See MarketSource: it is computed."""
+        return None
+
     def view(self) -> Self:
         return self
 

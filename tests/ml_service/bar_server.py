@@ -45,6 +45,7 @@ class BarServer:
     """The market's present; the morning of the last session where it is left out."""
     actions: list[CorporateAction] = field(default_factory=list)
     clock_calls: int = 0
+    data_version: str | None = None
     calls: list[BarsRequest] = field(default_factory=list)
 
     def reply(self, request: BarsRequest) -> tuple[BarsReply, pl.DataFrame]:
@@ -98,7 +99,7 @@ class BarServer:
         def clock() -> ClockReply:
             self.clock_calls += 1
             now = self.now or datetime.combine(self.bars["session"].max(), time(8), IST)
-            return ClockReply(environment=self.environment, now=now, speed=60)
+            return ClockReply(data_version=self.data_version, environment=self.environment, now=now, speed=60)
 
         return app
 

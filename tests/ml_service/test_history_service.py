@@ -138,6 +138,24 @@ async def test_the_next_process_finds_it_again_unless_the_bars_are_others(
         assert len(walked) == 1
 
 
+async def test_a_store_that_has_not_changed_is_not_read_again(
+    tmp_path: Path, server: BarServer, bars: pl.DataFrame, as_of: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "data_version", "first")
+    async with client_of(tmp_path, server.url) as (client, service):
+        first = await finished(client, service, as_of)
+    asked = len(server.calls)
+    async with client_of(tmp_path, server.url) as (client, service):
+        again = await finished(client, service, as_of)
+        assert (again.status, again.first, again.last) == (WalkForwardStatus.READY, first.first, first.last)
+        assert len(server.calls) == asked
+    monkeypatch.setattr(server, "data_version", "second")
+    monkeypatch.setattr(server, "bars", bars.filter(pl.col("symbol") != "SIM09"))
+    async with client_of(tmp_path, server.url) as (client, service):
+        await finished(client, service, as_of)
+        assert len(server.calls) > asked
+
+
 async def test_one_walks_at_a_time_and_a_stopped_one_goes_on(
     tmp_path: Path, server: BarServer, as_of: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +195,7 @@ async def test_one_walks_at_a_time_and_a_stopped_one_goes_on(
 async def test_a_failure_is_told_and_the_next_question_starts_anew(tmp_path: Path, as_of: datetime) -> None:
     async with client_of(tmp_path, "http://127.0.0.1:9") as (client, service):
         failed = await finished(client, service, as_of)
-        assert (failed.status, failed.what) == (WalkForwardStatus.FAILED, "/v1/instruments: ConnectError")
+        assert (failed.status, failed.what) == (WalkForwardStatus.FAILED, "/v1/clock: ConnectError")
         assert (await walk(client, as_of)).status is WalkForwardStatus.RUNNING
         late = {"through": (as_of.date() + timedelta(days=1)).isoformat(), "as_of": as_of.isoformat()}
         refused = await client.post("/v1/walk-forward", json=late)
