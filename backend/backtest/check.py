@@ -6,28 +6,32 @@ what the engine did with it, must be what they say and do now of the days up to 
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import TypeVar
 
 import numpy as np
 
-from backend.backtest.differences import first_difference, first_signal_difference, rows_through
+from backend.backtest.differences import first_difference, first_difference_until, first_signal_difference, rows_through
 from backend.backtest.engine import Progress, no_progress, run
 from backend.backtest.history import DaySignals, Ints, MarketHistory, ShareHistory
 from backend.backtest.result import BacktestResult, TraderResult
 from backend.backtest.spec import Spec
-from backend.domain.calendar import Session
+from backend.domain.calendar import IST, Session
 from backend.domain.corporate_actions import RESCALING
 from backend.domain.market import StockClass
 from backend.domain.ranking import Signal
+from contracts.market import Interval
 
 CUTS = 2
 DAY_S, IST_OFFSET_S = 86_400, 19_800
 PRICES = ("open", "high", "low", "close")
+KNOWN_BEFORE = ("previous_close", "lower_band", "upper_band")
 FACTOR_MIN, FACTOR_MAX = 0.5, 1.5
 VOLUME_FACTOR_MIN, VOLUME_FACTOR_MAX = 0.2, 5.0
 INPUTS, THEN = "inputs as known then", "result as known then"
 CUT_OFF, OTHERWISE = "result, later bars cut off", "result, later bars changed"
+AT_ORDERS = "result, bars after an order changed"
+ORDERS_TRIED = 6
 ACTIONS_NAMED_MAX = 3
 
 V = TypeVar("V")
@@ -91,6 +95,7 @@ async def check(
 
     Args:
         cuts: the last days that count; by default one and two thirds of the sessions for which something was said.
+            Besides, what follows on a few orders is changed: a look ahead by one bar shows only where it matters.
         progress: of the backtests; `make` tells its own.
 
     Raises:
@@ -104,6 +109,7 @@ async def check(
         findings += _as_known_then(await make(cut), whole, result, cut, progress)
         findings.append(_engine(CUT_OFF, truncated(whole, cut), result, cut, progress))
         findings.append(_engine(OTHERWISE, perturbed(whole, cut, seed), result, cut, progress))
+    findings += _at_orders(whole, result, seed, progress)
     late = run(spec, delayed(whole), progress)
     pairs = zip(result.traders, late.traders, strict=True)
     return CheckReport(tuple(findings), tuple(_delay(one, other) for one, other in pairs))
@@ -145,6 +151,25 @@ def _engine(name: str, history: MarketHistory, whole: BacktestResult, cut: date,
     return Finding(name, cut, first_difference(run(whole.spec, history, tell), whole, cut))
 
 
+def _at_orders(whole: MarketHistory, result: BacktestResult, seed: int, progress: Progress) -> list[Finding]:
+    """The first change in what was done up to an order, once what comes after it is another; of orders evenly over the
+    backtest. On daily bars the whole day of the order counts as known: its range decides what can be traded."""
+    instants = sorted({order.at for trader in result.traders for order in trader.orders})
+    daily = whole.interval is Interval.DAY_1
+    if daily:
+        instants = [
+            datetime.combine(day, time.max, IST) for day in sorted({at.astimezone(IST).date() for at in instants})
+        ]
+    tried = [instants[len(instants) * number // ORDERS_TRIED] for number in range(min(ORDERS_TRIED, len(instants)))]
+    for number, at in enumerate(dict.fromkeys(tried)):
+        progress(number, len(tried), AT_ORDERS)
+        other = run(result.spec, perturbed(whole, at, seed))
+        changed = first_difference(other, result, at.date()) if daily else first_difference_until(other, result, at)
+        if changed is not None:
+            return [Finding(AT_ORDERS, at.date(), changed)]
+    return [Finding(AT_ORDERS, tried[-1].date(), None)] if tried else []
+
+
 def _rescaled_since(history: MarketHistory, cut: date) -> str:
     """The later actions that put the bars that models learn from on another scale, in a sentence."""
     later = sorted({(a.ex_date, a.symbol) for a in history.actions if a.kind in RESCALING and a.ex_date > cut})
@@ -178,15 +203,24 @@ def truncated(history: MarketHistory, through: date) -> MarketHistory:
     )
 
 
-def perturbed(history: MarketHistory, after: date, seed: int = 1) -> MarketHistory:
+def perturbed(history: MarketHistory, after: date | datetime, seed: int = 1) -> MarketHistory:
     """The same market up to and including `after`, and another one from then on: the prices of each later session are
-    multiplied by a random factor, the volume of each bar too; bands and previous closes go with them; what was said,
-    done by companies and determined later is dropped."""
+    multiplied by a random factor, the volume of each bar too; bands and previous closes go with the session before;
+    what was said, done by companies and determined later is dropped. After an instant within a session, so are the
+    bars that had not ended by then."""
+    until = after if isinstance(after, datetime) else datetime.combine(after, time.max, IST)
     shares = {
-        symbol: _repriced(share, rows_through(share, after), np.random.default_rng([seed, number]))
+        symbol: _repriced(share, _ended(share, until), np.random.default_rng([seed, number]))
         for number, (symbol, share) in enumerate(sorted(history.shares.items()))
     }
-    return replace(_said_by(history, after), shares=shares)
+    known = _said_by(history, until.astimezone(IST).date())
+    timed = [each for each in known.timed if each[0] <= until.timestamp()]
+    return replace(known, shares=shares, timed=timed)
+
+
+def _ended(share: ShareHistory, until: datetime) -> int:
+    """How many of a share's bars had ended by an instant."""
+    return int(np.searchsorted(share.end, until.timestamp(), side="right"))
 
 
 def delayed(history: MarketHistory, sessions: int = 1) -> MarketHistory:
@@ -289,8 +323,8 @@ def _repriced(share: ShareHistory, first: int, random: np.random.Generator) -> S
     own, before = factors[session], np.concatenate([[1.0], factors])[session]
     volumes = random.uniform(VOLUME_FACTOR_MIN, VOLUME_FACTOR_MAX, len(session))
     tick = share.tick[first:]
-    later = {name: _to_tick(getattr(share, name)[first:] * own, tick) for name in (*PRICES, "lower_band", "upper_band")}
-    later["previous_close"] = _to_tick(share.previous_close[first:] * before, tick)
+    later = {name: _to_tick(getattr(share, name)[first:] * own, tick) for name in PRICES}
+    later |= {name: _to_tick(getattr(share, name)[first:] * before, tick) for name in KNOWN_BEFORE}
     later["volume"] = (share.volume[first:] * volumes).astype(np.int64)
     return _with(share, {name: np.concatenate([getattr(share, name)[:first], new]) for name, new in later.items()})
 

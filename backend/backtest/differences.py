@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import date
+from datetime import date, datetime, time
 from itertools import zip_longest
 from math import isclose, isnan
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ import numpy as np
 from backend.backtest.history import DaySignals, MarketHistory, ShareHistory
 from backend.backtest.market import instant
 from backend.backtest.result import BacktestResult, Curve, OrderRecord, TradeRecord, TraderResult
+from backend.domain.calendar import IST
 from backend.domain.ranking import Signal
 from contracts.market import Interval
 
@@ -24,6 +25,8 @@ BARS = ("end", "open", "high", "low", "close", "volume", "previous_close", "lowe
 COLUMNS = (*BARS, "tick", "lot", "freeze_quantity", "has_derivatives")
 NOTHING = "nothing"
 UNSAID = DaySignals()
+SETTLED_LATER = ("fills", "state", "filled_quantity", "charges", "dp_charge", "message", "denied")
+"""What of an order its own instant does not decide."""
 
 T = TypeVar("T", MarketHistory, BacktestResult)
 R = TypeVar("R")
@@ -54,7 +57,7 @@ def first_difference(one: T, other: T, through: date) -> str | None:
     if isinstance(one, MarketHistory) and isinstance(other, MarketHistory):
         return _earliest(_market(one, other, through))
     if isinstance(one, BacktestResult) and isinstance(other, BacktestResult):
-        return _earliest(_result(one, other, through))
+        return _earliest(_result(one, other, datetime.combine(through, time.max, IST), ("fills",)))
     raise TypeError("a market is compared with a market, a result with a result")
 
 
@@ -63,6 +66,12 @@ def first_signal_difference(one: MarketHistory, other: MarketHistory, day: date,
     symbols = _members_by(one, members_on) | _members_by(other, members_on)
     text = _of_day(one.predictions.get(day, UNSAID), other.predictions.get(day, UNSAID), symbols)
     return None if text is None else f"{day} {text}"
+
+
+def first_difference_until(one: BacktestResult, other: BacktestResult, until: datetime) -> str | None:
+    """The first difference in what two backtests had done by an instant, which may lie within a session; what becomes
+    of an order afterwards is not looked at."""
+    return _earliest(_result(one, other, until, SETTLED_LATER))
 
 
 def _earliest(search: _Search) -> str | None:
@@ -221,21 +230,26 @@ def _words(value: Any) -> str:
     return NOTHING if value is None else str(value)
 
 
-def _result(one: BacktestResult, other: BacktestResult, through: date) -> _Search:
+def _result(one: BacktestResult, other: BacktestResult, until: datetime, open_fields: Sequence[str]) -> _Search:
     pairs = list(zip(one.traders, other.traders, strict=True))
     if any(first.trader != second.trader for first, second in pairs):
         raise ValueError("the two backtests are not of the same traders")
-    kinds: tuple[Callable[[TraderResult, TraderResult, date], _Found | None], ...] = (_orders, _fills, _trades, _curves)
+    kinds: tuple[Callable[[TraderResult, TraderResult], _Found | None], ...] = (
+        lambda first, second: _orders(first, second, until, open_fields),
+        lambda first, second: _fills(first, second, until),
+        lambda first, second: _trades(first, second, until),
+        lambda first, second: _curves(first, second, until),
+    )
     for kind in kinds:
         for first, second in pairs:
-            found = kind(first, second, through)
+            found = kind(first, second)
             yield None if found is None else replace(found, text=f"{first.trader.name}: {found.text}")
 
 
-def _orders(one: TraderResult, other: TraderResult, through: date) -> _Found | None:
-    mine, theirs = ([o for o in each.orders if o.at.date() <= through] for each in (one, other))
+def _orders(one: TraderResult, other: TraderResult, until: datetime, without: Sequence[str]) -> _Found | None:
+    mine, theirs = ([order for order in each.orders if order.at <= until] for each in (one, other))
     for first, second in zip_longest(mine, theirs):
-        text = _fields(first, second, _order, without=("fills",))
+        text = _fields(first, second, _order, without)
         if text is not None:
             known = [order for order in (first, second) if order is not None]
             order = min(known, key=lambda each: each.at)
@@ -247,10 +261,8 @@ def _order(order: OrderRecord) -> str:
     return f"{order.side.value} {order.quantity} {order.symbol}"
 
 
-def _fills(one: TraderResult, other: TraderResult, through: date) -> _Found | None:
-    mine, theirs = (
-        [(o, fill) for o in each.orders for fill in o.fills if fill.at.date() <= through] for each in (one, other)
-    )
+def _fills(one: TraderResult, other: TraderResult, until: datetime) -> _Found | None:
+    mine, theirs = ([(o, fill) for o in each.orders for fill in o.fills if fill.at <= until] for each in (one, other))
     for first, second in zip_longest(mine, theirs):
         text = _fields(first and first[1], second and second[1], lambda fill: f"{fill.quantity} at {fill.price}")
         if text is not None:
@@ -259,11 +271,10 @@ def _fills(one: TraderResult, other: TraderResult, through: date) -> _Found | No
     return None
 
 
-def _trades(one: TraderResult, other: TraderResult, through: date) -> _Found | None:
+def _trades(one: TraderResult, other: TraderResult, until: datetime) -> _Found | None:
     """Those that had ended: what is still held is valued later."""
     mine, theirs = (
-        {t.number: t for t in each.trades if t.closed_at is not None and t.closed_at.date() <= through}
-        for each in (one, other)
+        {t.number: t for t in each.trades if t.closed_at is not None and t.closed_at <= until} for each in (one, other)
     )
     found: list[_Found] = []
     for number in sorted(mine.keys() | theirs.keys()):
@@ -280,8 +291,8 @@ def _trade(trade: TradeRecord) -> str:
     return f"{trade.symbol}, {trade.status.value}"
 
 
-def _curves(one: TraderResult, other: TraderResult, through: date) -> _Found | None:
-    first, second = _until(one.curve, through), _until(other.curve, through)
+def _curves(one: TraderResult, other: TraderResult, until: datetime) -> _Found | None:
+    first, second = _until(one.curve, until), _until(other.curve, until)
     common = min(len(first.at), len(second.at))
     place, name = common, "at"
     for column in ("at", "cash", "positions", "equity"):
@@ -298,7 +309,6 @@ def _curves(one: TraderResult, other: TraderResult, through: date) -> _Found | N
     return _Found(at.date(), f"{at:%H:%M} {name}: {value:.2f} became {later:.2f}")
 
 
-def _until(curve: Curve, through: date) -> Curve:
-    after = (through.toordinal() + 1 - EPOCH) * DAY_S - IST_OFFSET_S
-    rows = int(np.searchsorted(curve.at, after, side="left"))
+def _until(curve: Curve, until: datetime) -> Curve:
+    rows = int(np.searchsorted(curve.at, until.timestamp(), side="right"))
     return Curve(curve.at[:rows], curve.cash[:rows], curve.positions[:rows], curve.equity[:rows])

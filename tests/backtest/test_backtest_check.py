@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from market_columns import VALID_FOREVER, market, random_predictions, sessions, signal, walk
 
 from backend.backtest.check import (
+    AT_ORDERS,
     CUT_OFF,
     INPUTS,
     OTHERWISE,
@@ -24,12 +25,13 @@ from backend.backtest.check import (
     perturbed,
     truncated,
 )
-from backend.backtest.differences import first_difference, first_signal_difference
+from backend.backtest.differences import first_difference, first_difference_until, first_signal_difference
 from backend.backtest.engine import run
 from backend.backtest.history import DaySignals, MarketHistory
-from backend.backtest.market import Day, Look
+from backend.backtest.market import Day, Look, instant
 from backend.backtest.result import BacktestResult, TraderResult
 from backend.backtest.spec import Spec, Trader
+from backend.domain.calendar import IST
 from backend.domain.corporate_actions import ActionKind, CorporateAction
 from backend.domain.market import StockClass
 from backend.domain.modes import Mode
@@ -120,8 +122,7 @@ async def test_what_only_looks_back_passes() -> None:
     history = bars_only()
     report = await check(maker(history, predicting(0)), spec_of(history))
     assert report.passed
-    assert len(report.findings) == 2 * 4
-    assert [finding.changed for finding in report.findings] == [None] * 8
+    assert [finding.changed for finding in report.findings] == [None] * (2 * 4 + 1)
     assert report.delays[0].trades > 5
 
 
@@ -207,6 +208,47 @@ async def test_a_quote_that_shows_the_next_bar_is_caught(monkeypatch: pytest.Mon
     assert all((finding.changed or "").startswith(f"{finding.cut} moderate: ") for finding in told), "on the cut itself"
 
 
+async def test_an_engine_that_peeks_one_bar_ahead_is_caught_where_it_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cut at the end of a day sees it: what is peeked at lies within the day."""
+    history = random_market(3, Interval.MIN_5)
+    honest, cut = Day.quote, days_of(history)[2]
+
+    def peeking(self: Day, symbol: str, look: Look) -> QuoteView | None:
+        quote, share = honest(self, symbol, look), self.market.shares[symbol]
+        if quote is None:
+            return None
+        last = D(share.close[min(self.row(symbol, look) + 1, len(share.close) - 1)]) / 100
+        return replace(quote, last=last, bid=last - quote.tick, ask=last + quote.tick)
+
+    async def make(day: date | None) -> MarketHistory:
+        return history if day is None else replace(truncated(history, day), predictions=history.predictions)
+
+    spec = spec_of(history)
+    assert changed_of(await check(make, spec, [cut]), AT_ORDERS) == [None]
+    monkeypatch.setattr(Day, "quote", peeking)
+    report = await check(make, spec, [cut])
+    assert not any(changed_of(report, OTHERWISE))
+    (told,) = changed_of(report, AT_ORDERS)
+    assert told is not None
+    assert "order" in told
+    assert " became " in told
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10_000), number=st.integers(0, 5 * 75 - 1))
+def test_the_engine_knows_nothing_of_the_bars_to_come_in_a_day(seed: int, number: int) -> None:
+    history = random_market(seed, Interval.MIN_5)
+    at = instant(int(history.shares["S0"].end[number]))
+    other, spec = perturbed(history, at, seed), spec_of(history, Mode.AGGRESSIVE)
+    for symbol, share in history.shares.items():
+        ended = share.end <= at.timestamp()
+        assert (other.shares[symbol].close[ended] == share.close[ended]).all()
+        assert (other.shares[symbol].volume[~ended] != share.volume[~ended]).mean() > 0.9 or ended.all()
+        same_day = share.start < datetime.combine(at.date() + timedelta(days=1), datetime.min.time(), IST).timestamp()
+        assert (other.shares[symbol].upper_band[same_day] == share.upper_band[same_day]).all(), "known in the morning"
+    assert first_difference_until(run(spec, other), run(spec, history), at) is None
+
+
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10_000), interval=st.sampled_from([Interval.DAY_1, Interval.MIN_5]), cut=st.integers(1, 38))
 def test_the_engine_knows_nothing_of_the_future(seed: int, interval: Interval, cut: int) -> None:
@@ -235,11 +277,11 @@ def test_another_future_changes_every_later_bar_and_none_before(interval: Interv
             assert (getattr(mine, name)[~later] == getattr(share, name)[~later]).all(), name
         assert (mine.close[later] != share.close[later]).mean() > 0.95
         assert (mine.volume[later] != share.volume[later]).mean() > 0.95
-        assert mine.previous_close[later][0] == share.previous_close[later][0], "the close before is known"
+        for name in ("previous_close", "lower_band", "upper_band"):
+            assert getattr(mine, name)[later][0] == getattr(share, name)[later][0], "known before the session opens"
         assert (mine.low <= np.minimum(mine.open, mine.close)).all()
         assert (mine.high >= np.maximum(mine.open, mine.close)).all()
         assert (mine.close % mine.tick == 0).all()
-        assert (mine.lower_band <= mine.low).all()
     assert not [day for day in other.predictions if day > cut]
     assert other.sessions == history.sessions
     assert perturbed(history, cut, 7).shares["S0"].close.tolist() == other.shares["S0"].close.tolist()

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
@@ -65,8 +66,11 @@ class Teller:
 
     def said(self, day: date, request: PredictionHistoryRequest) -> SessionPredictions:
         knows = self.peeks_at is not None and request.as_of.date() > self.peeks_at >= day
+        levels = dict(zip(("reference_close", "target", "stop"), map(Decimal, ("500", "515", "470")), strict=True))
         told = {
-            symbol: prediction(symbol).model_copy(update={"expected_return_net": 0.03 if knows else 0.02})
+            symbol: prediction(symbol).model_copy(
+                update={"expected_return_net": 0.03 if knows else 0.02} | (levels if symbol[:1] == "S" else {})
+            )
             for symbol in request.symbols
         }
         return SessionPredictions(
@@ -118,7 +122,7 @@ async def test_what_was_known_then_is_what_is_told_now(services: Services, unive
     """Over a renaming and a delisting: OLD was called so as of the first cut."""
     make = await services.make(universe)
     report = await check(make, SPEC, [EARLY, LATE])
-    assert [finding.changed for finding in report.findings] == [None] * 8
+    assert [finding.changed for finding in report.findings] == [None] * 9
     instants = [request.as_of for request in services.teller.asked]
     assert {instant.astimezone(IST) for instant in instants} == {
         AS_OF,
@@ -177,7 +181,7 @@ def long_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     days, random = CALENDAR.sessions_between(date(2022, 6, 1), LAST), np.random.default_rng(4)
     frames = []
     for number in range(6):
-        close = (50_000 * np.exp(np.cumsum(random.normal(0, 0.015, len(days))))).astype(np.int64) // 5 * 5
+        close = (50_000 * np.exp(random.normal(0, 0.01, len(days)))).astype(np.int64) // 5 * 5
         opens = np.concatenate([close[:1], close[:-1]])
         starts = [int(datetime.combine(day, datetime.min.time(), IST).timestamp()) + 33_300 for day in days]
         columns = (opens, np.maximum(opens, close) + 100, np.minimum(opens, close) - 100, close)
@@ -191,7 +195,7 @@ def long_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("peeks_at", "status", "said"),
-    [(None, 0, "24 checks: nothing changed."), (DAYS[20], 3, "expected_return_net 0.02 became 0.03")],
+    [(None, 0, "25 checks: nothing changed."), (DAYS[20], 3, "expected_return_net 0.02 became 0.03")],
 )
 def test_the_command_ends_with_what_was_found(
     long_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peeks_at: date | None, status: int, said: str
@@ -207,6 +211,7 @@ def test_the_command_ends_with_what_was_found(
         reply = CliRunner().invoke(command_line.app, ["backtest", *days, *market, "--check"])
     assert reply.exit_code == status, reply.output
     assert said in reply.output
+    assert ": 0 trades" not in reply.output
 
 
 def test_a_sweep_is_not_checked() -> None:
