@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backend.backtest.check import CheckReport, Finding, Make, check, renamed
+from backend.backtest.check import INPUTS, CheckReport, Finding, Make, check, renamed
 from backend.backtest.history import MarketHistory
 from backend.backtest.inputs import BEFORE_THE_OPEN, NAMED, TOP, Wanted, fetch
 from backend.backtest.request import Asked, World
@@ -74,7 +74,7 @@ def checked(asked: Asked, world: World, tell: Tell, console: Console) -> Checked
         console.print(SLOW, highlight=False)
     report, bars = asyncio.run(_asked(asked, world, tell))
     features: list[Finding] = []
-    for cut in sorted({finding.cut for finding in report.findings}):
+    for cut in (finding.cut for finding in report.findings if finding.check == INPUTS):
         changes = first_changes(bars, cut, symbols_max=MEMBERS, progress=tell)
         features += [Finding(FEATURE_CHECKS[kind], cut, changed) for kind, changed in changes.items()]
     return Checked(tuple(features), report)
