@@ -179,6 +179,35 @@ async def test_a_later_split_is_told_where_inputs_change() -> None:
     assert {each.note for each in plain.findings} == {""}
 
 
+async def test_a_calendar_that_was_asked_for_less_far_is_no_knowledge_of_the_market() -> None:
+    """Plans that would end after it end elsewhere, which is not the market's doing."""
+    history = bars_only()
+
+    def near(known: MarketHistory) -> dict[date, DaySignals]:
+        return {
+            day: DaySignals(
+                {
+                    symbol: replace(
+                        each, target=each.reference_close * D("1.01"), stop=each.reference_close * D("0.99")
+                    )
+                    for symbol, each in said.signals.items()
+                }
+            )
+            for day, said in predicting(0, 8)(known).items()
+        }
+
+    honest = maker(history, near)
+
+    async def make(day: date | None) -> MarketHistory:
+        known = await honest(day)
+        soon = [each for each in known.session_days if each <= known.sessions[-1].day]
+        return known if day is None else replace(known, session_days=soon)
+
+    report = await check(make, spec_of(history), days_of(history)[10:35:4])
+    assert report.passed
+    assert report.delays[0].trades > 20
+
+
 # --- engines that peek --------------------------------------------------------------------------------------------
 
 
@@ -243,7 +272,7 @@ def test_the_engine_knows_nothing_of_the_bars_to_come_in_a_day(seed: int, number
     for symbol, share in history.shares.items():
         ended = share.end <= at.timestamp()
         assert (other.shares[symbol].close[ended] == share.close[ended]).all()
-        assert (other.shares[symbol].volume[~ended] != share.volume[~ended]).mean() > 0.9 or ended.all()
+        assert ended.all() or (other.shares[symbol].volume[~ended] != share.volume[~ended]).mean() > 0.9
         same_day = share.start < datetime.combine(at.date() + timedelta(days=1), datetime.min.time(), IST).timestamp()
         assert (other.shares[symbol].upper_band[same_day] == share.upper_band[same_day]).all(), "known in the morning"
     assert first_difference_until(run(spec, other), run(spec, history), at) is None
@@ -285,6 +314,14 @@ def test_another_future_changes_every_later_bar_and_none_before(interval: Interv
     assert not [day for day in other.predictions if day > cut]
     assert other.sessions == history.sessions
     assert perturbed(history, cut, 7).shares["S0"].close.tolist() == other.shares["S0"].close.tolist()
+
+
+def test_what_is_said_after_an_instant_is_dropped_and_what_was_said_before_it_stays() -> None:
+    history = random_market(2, Interval.MIN_5)
+    noon = _open_s(history, 1) + 3 * 3600
+    told = replace(history, timed=[(noon + more, days_of(history)[1], DaySignals()) for more in (-60, 0, 60)])
+    assert [second - noon for second, _, _ in perturbed(told, instant(noon)).timed] == [-60, 0]
+    assert perturbed(told, instant(noon)).predictions.keys() == set(days_of(history)[:2])
 
 
 def test_nothing_is_left_of_the_days_after_the_last() -> None:
@@ -431,6 +468,8 @@ def test_the_earliest_day_counts_and_shares_that_were_no_members_do_not() -> Non
     days = days_of(history)
     both = changed(replace(history, benchmark=[(days[1], 7.0)]), days[20], cluster="X")
     assert first_difference(history, both, days[-1]) == f"{days[1]} index level: nothing became 7.0"
+    later = changed(replace(history, benchmark=[(days[30], 7.0)]), days[20], cluster="X")
+    assert (first_difference(history, later, days[-1]) or "").startswith(f"{days[20]} prediction of ")
     member = replace(history, members={days[0]: frozenset({"S0"}), days[30]: frozenset({"S0", "S1"})})
     without = replace(member, shares={symbol: each for symbol, each in member.shares.items() if symbol != "S1"})
     assert first_difference(member, without, days[29]) is None
