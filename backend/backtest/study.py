@@ -62,4 +62,4 @@ def study(asked: Asked, history: MarketHistory, progress: Progress) -> Report:
     for number, values in enumerate(combinations):
         progress(number, len(combinations), f"combination {number + 1} of {len(combinations)}")
         runs.append((values, run(with_values(asked.spec, values), history)))
-    return build_sweep(runs, history)
+    return build_sweep(runs, history, progress=judged, universe=asked.universe)
