@@ -183,6 +183,7 @@ def print_checked(found: Checked, console: Console) -> None:
             f"{delay.trades_late} trades, {delay.net_return_late:+.2%}."
         )
         console.print(f"{delay.trader}: {numbers} {delay.verdict}", highlight=False, markup=False, soft_wrap=True)
+    console.print(found.backtest.compared, highlight=False, markup=False, soft_wrap=True)
     console.print(answer(found), highlight=False, soft_wrap=True)
 
 

@@ -78,14 +78,27 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """All that was checked; `delays` are information and pass or fail nothing."""
+    """All that was checked; `delays` are information and pass or fail nothing. `predictions` and `orders`: how many
+    there were up to the last cut."""
 
     findings: tuple[Finding, ...]
     delays: tuple[Delay, ...]
+    predictions: int
+    orders: int
 
     @property
     def passed(self) -> bool:
         return all(finding.changed is None for finding in self.findings)
+
+    @property
+    def compared(self) -> str:
+        """What the checks had to look at: where that is nothing, they prove nothing of it."""
+        counted = f"Compared up to the last cut: {self.predictions} predictions to act on, {self.orders} orders."
+        if not self.predictions:
+            return f"{counted} Nothing was to be acted on, so nothing is known of predictions and of the engine."
+        if not self.orders:
+            return f"{counted} Nothing was ordered, so nothing is known of the engine."
+        return counted
 
 
 async def check(
@@ -112,7 +125,8 @@ async def check(
     findings += _at_orders(whole, result, seed, progress)
     late = run(spec, delayed(whole), progress)
     pairs = zip(result.traders, late.traders, strict=True)
-    return CheckReport(tuple(findings), tuple(_delay(one, other) for one, other in pairs))
+    delays = tuple(_delay(one, other) for one, other in pairs)
+    return CheckReport(tuple(findings), delays, _said_through(whole, max(days)), _ordered_through(result, max(days)))
 
 
 def cuts_of(history: MarketHistory, count: int = CUTS) -> list[date]:
@@ -182,6 +196,17 @@ def _rescaled_since(history: MarketHistory, cut: date) -> str:
 
 def _delay(one: TraderResult, late: TraderResult) -> Delay:
     return Delay(one.trader.name, _trades(one), _net_return(one), _trades(late), _net_return(late))
+
+
+def _said_through(history: MarketHistory, through: date) -> int:
+    """How many predictions there were to act on."""
+    told = _said_by(history, through)
+    days = [*told.predictions.values(), *(said for _, _, said in told.timed)]
+    return sum(len(said.signals) + sum(len(found) for found in said.proposals.values()) for said in days)
+
+
+def _ordered_through(result: BacktestResult, through: date) -> int:
+    return sum(order.at.date() <= through for trader in result.traders for order in trader.orders)
 
 
 def _trades(result: TraderResult) -> int:

@@ -124,6 +124,20 @@ async def test_what_only_looks_back_passes() -> None:
     assert report.passed
     assert [finding.changed for finding in report.findings] == [None] * (2 * 4 + 1)
     assert report.delays[0].trades > 5
+    days, cut = days_of(history), max(finding.cut for finding in report.findings if finding.check == INPUTS)
+    said = predicting(0)(history)
+    assert report.predictions == sum(len(said[day].signals) for day in days if day <= cut) > 20
+    orders = run(spec_of(history), replace(history, predictions=said)).traders[0].orders
+    assert report.orders == sum(order.at.date() <= cut for order in orders) > 5
+    assert report.compared.endswith(f"{report.predictions} predictions to act on, {report.orders} orders.")
+
+
+async def test_what_had_nothing_to_look_at_is_not_called_proven() -> None:
+    history = bars_only()
+    silent = await check(maker(history, lambda known: dict.fromkeys(days_of(known), DaySignals())), spec_of(history))
+    assert (silent.predictions, silent.orders, len(silent.findings)) == (0, 0, 8)
+    assert "nothing is known of predictions and of the engine" in silent.compared
+    assert "nothing is known of the engine" in replace(silent, predictions=3).compared
 
 
 @pytest.mark.parametrize(("ahead", "first_told"), [(1, 1), (2, 0)])

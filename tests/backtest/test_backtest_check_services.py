@@ -158,7 +158,7 @@ def console() -> Console:
 def found(changed: str | None) -> Checked:
     features = (Finding("features, later bars changed", EARLY, None),)
     told = (Finding(INPUTS, EARLY, changed, "a note" if changed else ""),)
-    return Checked(features, CheckReport(told, (Delay("moderate", 9, 0.05, 7, -0.01),)))
+    return Checked(features, CheckReport(told, (Delay("moderate", 9, 0.05, 7, -0.01),), 40, 9))
 
 
 def test_the_table_names_what_changed_and_what_a_delay_costs() -> None:
@@ -170,6 +170,7 @@ def test_the_table_names_what_changed_and_what_a_delay_costs() -> None:
     assert "2024-03-05 bar of [TCS]: close 1 became 2 paise" in told
     assert "Note: a note" in told
     assert "moderate: 9 trades, +5.00% net; acted on one session later: 7 trades, -1.00%. The profit is gone" in told
+    assert "Compared up to the last cut: 40 predictions to act on, 9 orders." in told
     assert "1 of 2 checks changed" in answer(found("x"))
     assert (found(None).passed, found("x").passed) == (True, False)
 

@@ -121,6 +121,19 @@ def test_the_first_value_that_knows_of_tomorrow_is_named(bars: pl.DataFrame) -> 
     assert gone == f"{session} SIM00: body {prices[1] / prices[0]:.9g} became unknown"
 
 
+def test_the_earliest_session_counts_before_the_first_column(bars: pl.DataFrame) -> None:
+    near, far = (pl.col("close").shift(-n).over("symbol") / pl.col("close") for n in (1, 3))
+    told = first_change(
+        "repriced",
+        bars,
+        session_of(bars, 400),
+        symbols_max=MEMBERS,
+        compute=lambda frame: compute_features(frame).with_columns(near.alias("relative_1"), far.alias("body")),
+    )
+    assert told is not None
+    assert told.startswith(f"{session_of(bars, 398)} SIM00: body ")
+
+
 def test_every_kind_of_change_finds_these_features_honest(bars: pl.DataFrame) -> None:
     steps: list[str] = []
     found = first_changes(
