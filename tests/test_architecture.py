@@ -37,6 +37,7 @@ STATISTICS = {
     "reconcile.LookupRules.is_due",
     "gate.GateLimits.quote_age_s_max",
     "gate.GateLimits.symbol_window_s",
+    "gate._at_send",
     "gate.admit",
     "reconcile.settle",
     "reconcile._absent",

@@ -81,7 +81,8 @@ class SimTrade:
 
 @dataclass(slots=True, eq=False)
 class SimOrder:
-    """One order. `reserve`: rupees our books still hold back for it; `matched_through`: until when bars were met."""
+    """One order. `reserve`: rupees our books still hold back for it; `arrived`: when it reaches the market;
+    `matched_through`: until when bars were met."""
 
     number: int
     trade: SimTrade
@@ -95,7 +96,10 @@ class SimOrder:
     charges: Charges | None = None
     dp: Decimal = ZERO
     reserve: Decimal = ZERO
+    arrived: datetime | None = None
     matched_through: datetime | None = None
+    late: bool = False
+    """It has not reached the market yet: it meets the first bar that begins at `matched_through` or later."""
     sent: bool = False
     withdrawn: bool = False
     fills: list[FillRecord] = field(default_factory=list[FillRecord])
@@ -207,9 +211,11 @@ class Account:
         self, trade: SimTrade, intent: OrderIntent, at: datetime, strategy: str, funds_total: Decimal
     ) -> SimOrder:
         """A PENDING order of a trade."""
-        order = SimOrder(len(self.orders) + 1, trade, at, intent, strategy, funds_total, matched_through=at)
+        number = len(self.orders) + 1
+        order = SimOrder(number, trade, at, intent, strategy, funds_total, arrived=at, matched_through=at)
         self.orders.append(order)
         trade.orders.append(order)
+        self.changes += 1
         return order
 
     def enter(self, planned: PlannedEntry, mode: str, at: datetime, funds_total: Decimal) -> SimOrder:

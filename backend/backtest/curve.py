@@ -8,7 +8,7 @@ import numpy as np
 from backend.backtest.account import Account
 from backend.backtest.history import Ints, MarketHistory
 from backend.backtest.market import Day, Market
-from backend.backtest.result import Curve, Prices
+from backend.backtest.result import Curve, Floats, Prices
 from backend.domain.corporate_actions import RESCALING
 
 PAISE = 100
@@ -54,12 +54,17 @@ def _instants(days: Sequence[Day]) -> Ints:
     return np.concatenate(parts)
 
 
-def _closes(market: Market, symbol: str, at: Ints) -> Ints:
+def _closes(market: Market, symbol: str, at: Ints) -> Floats:
     """The last close in paise known at each instant; a daily bar's counts for its session's close, however late the
     exchange makes it official."""
-    history = market.shares[symbol].history
+    share = market.shares[symbol]
+    history = share.history
     rows = np.searchsorted(history.start if market.daily else history.end, at, side="right") - 1
-    return np.where(rows >= 0, history.close[np.maximum(rows, 0)], 0)
+    closes = np.where(rows >= 0, history.close[np.maximum(rows, 0)], 0).astype(np.float64)
+    for second, factor in share.splits:
+        stale = (at >= second) & (rows >= 0) & (history.end[np.maximum(rows, 0)] < second)
+        closes[stale] *= factor
+    return closes
 
 
 def prices_of(history: MarketHistory) -> Prices:

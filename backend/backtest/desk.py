@@ -11,7 +11,7 @@ from backend.brokers.paper import refusal_by_market
 from backend.domain.calendar import Phase
 from backend.domain.gate import AccountFacts, Refused, admit, needed_rupees
 from backend.domain.market import Side
-from backend.domain.matching import match_on_arrival
+from backend.domain.matching import BarView, match_on_arrival, offered
 from backend.domain.orders import OrderEventKind
 from backend.domain.reasons import Reason
 from backend.domain.risk import OrderIntent, QuoteView
@@ -87,12 +87,34 @@ class Desk:
         account.rest(order)
         if self._spec.latency_bars:
             late = timedelta(seconds=(self._spec.latency_bars - 1) * (self._market.interval_s or 0))
-            order.matched_through = look.at + late
+            order.arrived = order.matched_through = look.at + late
+            order.late = True
             return True
-        offered, resting = day.offered(intent.symbol, look, intent.side), account.as_resting(order)
-        match = match_on_arrival(resting, quote.bid, quote.ask, offered, quote.tick, self._spec.fills)
+        volume, resting = day.offered(intent.symbol, look, intent.side), account.as_resting(order)
+        match = match_on_arrival(resting, quote.bid, quote.ask, volume, quote.tick, self._spec.fills)
         account.book(order, match, look.at)
         return True
+
+    def meet_bars(self, day: Day, look: Look) -> None:
+        """Let resting orders meet the bars that have finished since: one that comes late arrives at a bar's open, with
+        its spread and slippage, as it would have at a quote."""
+        for order in list(self._account.resting):
+            since = order.matched_through or order.at
+            for bar in day.bars_between(order.intent.symbol, since, look):
+                if order.late:
+                    self._arrive(day, order, bar)
+                else:
+                    self._account.advance(order, bar)
+                if not order.open_quantity:
+                    break
+
+    def _arrive(self, day: Day, order: SimOrder, bar: BarView) -> None:
+        intent, quote = order.intent, day.quote_at(order.intent.symbol, bar)
+        volume = offered(intent.side, bar.low, bar.high, bar.volume, quote.lower_band, quote.upper_band)
+        resting = self._account.as_resting(order)
+        match = match_on_arrival(resting, quote.bid, quote.ask, volume, quote.tick, self._spec.fills)
+        order.late, order.matched_through = False, bar.end
+        self._account.book(order, match, bar.end)
 
     def _refusal_by_account(self, order: SimOrder, today: date) -> str | None:
         """The broker's words where the account cannot pay for or deliver the order."""

@@ -14,7 +14,7 @@ from backend.backtest.account import EXCHANGE, ZERO, Account, SimOrder
 from backend.backtest.curve import curve_of, prices_of
 from backend.backtest.desk import BROKER, USER, Desk
 from backend.backtest.history import MarketHistory
-from backend.backtest.market import Day, Look, Market
+from backend.backtest.market import Day, Kind, Look, Market
 from backend.backtest.records import order_record, trade_record
 from backend.backtest.result import BacktestResult, TraderResult
 from backend.backtest.screen import Screen
@@ -22,7 +22,7 @@ from backend.backtest.signals import Segment, idle_counts, timeline
 from backend.backtest.spec import Spec, Trader
 from backend.domain.calendar import IST
 from backend.domain.charges import round_trip_fraction
-from backend.domain.corporate_actions import FLAGGED, CorporateAction, price_told
+from backend.domain.corporate_actions import FLAGGED, RESCALING, CorporateAction, price_told
 from backend.domain.day_loss import loss_limit_reached
 from backend.domain.decide import TradeStatus, UserDecision, UserState, decide
 from backend.domain.market import Product
@@ -107,7 +107,10 @@ class Simulation:
         self._number = {day: number for number, day in enumerate(self._session_days)}
         self._actions: dict[date, list[CorporateAction]] = {}
         for action in history.actions:
-            self._actions.setdefault(action.ex_date, []).append(action)
+            # One whose ex-date has no session is felt on the next that there is.
+            if (day := market.session_from(action.ex_date)) is not None:
+                self._actions.setdefault(day, []).append(action)
+        self._unknown: dict[str, Reason] = {}
         self._denied: set[tuple[date, str, Reason]] = set()
         self._standings = NO_STANDINGS
         self._day_equity: Decimal | None = None
@@ -152,6 +155,9 @@ class Simulation:
         if actions and self.account.positions:
             at = datetime.combine(day.date, datetime.min.time(), tzinfo=IST)
             self.account.apply([self._with_close(day, action, actions) for action in actions], at)
+            for action in actions:
+                if action.kind in RESCALING and action.flagged and action.symbol in self.account.holdings:
+                    self._unknown[action.symbol] = Reason.ACTION_PENDING
 
     def _with_close(self, day: Day, action: CorporateAction, actions: Sequence[CorporateAction]) -> CorporateAction:
         """The action with the close before it, on the scale that earlier actions of the morning left."""
@@ -159,7 +165,8 @@ class Simulation:
         row = -1 if share is None else share.first[day.number] - 1
         if share is None or row < 0:
             return action
-        earlier = [a for a in actions if a.symbol == action.symbol and a.turn < action.turn]
+        mine = (a for a in actions if a.symbol == action.symbol and not a.flagged)
+        earlier = [a for a in mine if a.turn < action.turn]
         close = price_told(earlier, Decimal(share.close[row]) / 100)
         return CorporateAction(
             action.symbol,
@@ -177,7 +184,7 @@ class Simulation:
         account, look = self.account, day.close
         if account.resting:
             account.settle_cancels(look.at)
-            self._meet_bars(day, look)
+            self._desk.meet_bars(day, look)
             account.expire(look.at)
 
     def _settle(self, day: Day, look: Look) -> None:
@@ -186,7 +193,7 @@ class Simulation:
         if not account.resting:
             return
         account.settle_cancels(look.at)
-        self._meet_bars(day, look)
+        self._desk.meet_bars(day, look)
         standing = self._standings.effective(USER, None, BROKER)
         for order in list(account.resting):
             limit = self._spec.order_rest_s_max
@@ -194,26 +201,20 @@ class Simulation:
                 limit = min(limit, self._market.interval_s or DAILY_REST_S)
             elif self._market.daily:
                 limit = DAILY_REST_S
-            if order.at <= look.at - timedelta(seconds=limit):
+            if (order.arrived or order.at) <= look.at - timedelta(seconds=limit):
                 account.withdraw(order, "rested too long")
             elif not permits(standing, order.intent.intent):
                 account.withdraw(order, f"trading is {standing.state.value}")
         if self._market.daily:  # hours lie between two looks at a daily bar
             account.settle_cancels(look.at)
 
-    def _meet_bars(self, day: Day, look: Look) -> None:
-        for order in list(self.account.resting):
-            since = order.matched_through or order.at
-            for bar in day.bars_between(order.intent.symbol, since, look):
-                self.account.advance(order, bar)
-                if not order.open_quantity:
-                    break
-
     def _cycle(self, day: Day, look: Look, number: int) -> None:
         """One tick of live trading."""
         account = self.account
         self._settle(day, look)
         segment = self._signals.at(look.second, day.date)
+        if look.kind in {Kind.TOUCH, Kind.CLOSE}:
+            segment = segment.without_buys()  # on daily bars it enters at opens only
         if self._every_look:
             concerned = {trade.symbol for trade in account.live_trades}
         else:
@@ -286,6 +287,7 @@ class Simulation:
             holdings=holdings,
             open_trades=tuple(t.as_open() for t in account.live_trades if t.status is not TradeStatus.EXITING),
             blocked=self._blocked(today, holdings, barred) if segment.buys else {},
+            unscaled=self._unknown,
             paused=next((block.rule for block in barred if block.symbol is None), None),
             broker=BROKER,
             standings=self._standings,
@@ -302,7 +304,7 @@ class Simulation:
         blocked |= dict.fromkeys((trade.symbol for trade in account.live_trades), Reason.ALREADY_HELD)
         blocked |= dict.fromkeys((order.intent.symbol for order in account.resting), Reason.ORDER_OPEN)
         changed = (action.symbol for action in self._actions.get(today, ()) if action.kind in FLAGGED)
-        return blocked | dict.fromkeys(changed, Reason.ACTION_TODAY)
+        return blocked | dict.fromkeys(changed, Reason.ACTION_TODAY) | self._unknown
 
     def _protections(self, today: date) -> tuple[Block, ...]:
         rules, number = self._trader.protections, self._number[today]

@@ -1,6 +1,6 @@
 """The market of a backtest, session by session: what a quote showed and what a bar traded, read from the columns."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -12,6 +12,7 @@ import numpy as np
 
 from backend.backtest.history import Ints, MarketHistory, ShareHistory
 from backend.domain.calendar import IST, Phase, Session, square_off_at
+from backend.domain.corporate_actions import RESCALING
 from backend.domain.market import Side, StockClass
 from backend.domain.matching import BarView, offered
 from backend.domain.money import rupees_from_paise
@@ -73,6 +74,16 @@ class Share:
         self.after: list[int] = [*self.first[1:], len(history)]
         """By session, the row after its last bar."""
         self._facts: dict[int, Facts] = {}
+        self.splits: list[tuple[int, float]] = []
+        """(first second on the new scale, new price per old one), oldest first."""
+
+    def scale(self, since: int, until: int) -> float:
+        """What splits and bonuses after `since` and up to `until` multiply a price by; seconds since 1970."""
+        found = 1.0
+        for second, factor in self.splits:
+            if since < second <= until:
+                found *= factor
+        return found
 
     @cached_property
     def close(self) -> list[int]:
@@ -211,6 +222,9 @@ class Day:
                 known = np.zeros(len(self.seconds), dtype=np.int64)
             else:
                 known = np.where(rows >= 0, share.history.close[np.maximum(rows, 0)], 0)
+                stale = (rows >= 0) & (rows < share.first[self.number])
+                if stale.any():
+                    known = np.where(stale, self._stale(share, int(rows[stale][0])) or 0, known)
             self._closes[symbol] = known
         return known
 
@@ -262,15 +276,22 @@ class Day:
         share = self.market.shares.get(symbol)
         if share is None:
             return None
+        first = share.first[self.number]
         if look.kind is Kind.BAR:
             row = bisect_right(share.end, look.second) - 1
-            return share.close[row] if row >= 0 else None
-        first = share.first[self.number]
+            return share.close[row] if row >= first else self._stale(share, row)
         if first >= share.after[self.number]:
-            return share.close[first - 1] if first else None
+            return self._stale(share, first - 1)
         if look.kind is Kind.CLOSE:
             return share.close[first]
         return look.touched.get(symbol, share.open[first])
+
+    def _stale(self, share: Share, row: int) -> int | None:
+        """The close of an earlier session on this one's scale."""
+        if row < 0:
+            return None
+        scale = share.scale(share.end[row], int(self.market.opens[self.number]))
+        return share.close[row] if scale == 1 else round(share.close[row] * scale)
 
     def quote(self, symbol: str, look: Look) -> QuoteView | None:
         row, last = self.row(symbol, look), self.last(symbol, look)
@@ -282,15 +303,24 @@ class Day:
         return share.quote(share.facts(self.number, row), last, as_of, self.market.history.half_spread_bp)
 
     def offered(self, symbol: str, look: Look, side: Side) -> int:
-        """Shares that an order finds as it arrives: the last finished bar's, or a part of a daily one's."""
-        row = self.row(symbol, look)
-        if row < 0:
+        """Shares that an order finds as it arrives: the last finished bar's, or a part of a daily one's; of that none
+        where the price itself stands at the band."""
+        row, last = self.row(symbol, look), self.last(symbol, look)
+        if last is None:
             return 0
         share, h = self.market.shares[symbol], self.market.shares[symbol].history
         facts = share.facts(self.number, row)
-        volume = int(h.volume[row]) if look.kind is Kind.BAR else int(h.volume[row]) // ARRIVAL_PARTS
-        low, high = _rupees(int(h.low[row])), _rupees(int(h.high[row]))
-        return offered(side, low, high, volume, facts.lower_band, facts.upper_band)
+        if look.kind is Kind.BAR:
+            low, high, volume = int(h.low[row]), int(h.high[row]), int(h.volume[row])
+        else:
+            low, high, volume = last, last, int(h.volume[row]) // ARRIVAL_PARTS
+        return offered(side, _rupees(low), _rupees(high), volume, facts.lower_band, facts.upper_band)
+
+    def quote_at(self, symbol: str, bar: BarView) -> QuoteView:
+        """The quote at the open of one of the session's bars."""
+        share = self.market.shares[symbol]
+        facts = share.facts(self.number, share.first[self.number])
+        return share.quote(facts, int(bar.open * 100), bar.start, self.market.history.half_spread_bp)
 
     def bars_between(self, symbol: str, since: datetime, look: Look) -> Iterator[BarView]:
         """The intraday bars that began at `since` or later and had ended by the look."""
@@ -318,6 +348,17 @@ class Market:
             symbol: Share(columns, self.opens) for symbol, columns in history.shares.items()
         }
         self._determined = sorted(history.members)
+        self._days = [session.day for session in history.sessions]
+        for action in sorted(history.actions, key=lambda a: a.ex_date):
+            day = self.session_from(action.ex_date)
+            if day is not None and action.kind in RESCALING and not action.flagged and action.symbol in self.shares:
+                second = int(self.opens[bisect_left(self._days, day)])
+                self.shares[action.symbol].splits.append((second, action.shares_before / action.shares_after))
+
+    def session_from(self, day: date) -> date | None:
+        """The first session on or after a day; None for a day before them all, or after."""
+        place = bisect_left(self._days, day)
+        return self._days[place] if place < len(self._days) and day >= self._days[0] else None
 
     @property
     def daily(self) -> bool:

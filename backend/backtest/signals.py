@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 from backend.backtest.history import DaySignals, MarketHistory
@@ -26,6 +26,10 @@ class Segment:
     said: DaySignals
     buys: tuple[Signal, ...] = ()
     sells: frozenset[str] = field(default_factory=frozenset[str])
+
+    def without_buys(self) -> "Segment":
+        """The same with nothing to enter on."""
+        return replace(self, buys=()) if self.buys else self
 
     @property
     def symbols(self) -> set[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -23,7 +23,7 @@ from market_columns import (
 
 from backend.backtest.account import Account, Position, SimTrade
 from backend.backtest.engine import Simulation, run
-from backend.backtest.history import DaySignals, MarketHistory
+from backend.backtest.history import DaySignals, MarketHistory, ShareHistory
 from backend.backtest.market import Market
 from backend.backtest.result import BacktestResult, OrderRecord, TraderResult
 from backend.backtest.spec import Proceeds, Spec, Trader
@@ -36,7 +36,7 @@ from backend.domain.modes import Mode
 from backend.domain.orders import Intent, OrderEventKind, OrderState
 from backend.domain.ranking import SignalAction
 from backend.domain.reasons import Reason
-from backend.domain.risk import OrderIntent
+from backend.domain.risk import OrderIntent, RiskLimits
 from contracts.market import Interval
 
 D = Decimal
@@ -88,7 +88,9 @@ def random_market(seed: int, interval: Interval = Interval.DAY_1, rate: float = 
     daily = interval is Interval.DAY_1
     found = sessions(FIRST, 60 if daily else 6)
     count, spread = (60, 0.02) if daily else (6 * INTRADAY_BARS, 0.004)
-    history = market({f"S{i}": walk(rng, count, spread=spread) for i in range(6)}, found, interval=interval)
+    bars = {f"S{i}": walk(rng, count, spread=spread) for i in range(6)}
+    thin = {"S0": {**bars["S0"], "volume": bars["S0"]["volume"] // 400}}  # orders that fill in parts, or not at all
+    history = market(bars | thin, found, interval=interval)
     return replace(history, predictions=random_predictions(rng, history.shares, found, rate))
 
 
@@ -252,6 +254,101 @@ def test_latency_makes_an_order_meet_the_next_bar() -> None:
     assert first.at == second.at
     assert first.fills[0].at == first.at
     assert all(fill.at > order.at for order in late.traders[0].orders for fill in order.fills)
+
+
+@pytest.mark.parametrize("latency", [2, 3])
+def test_with_any_latency_what_must_be_left_is_left(latency: int) -> None:
+    """An order rests from its arrival on, however late that is."""
+    found = sessions(FIRST, 2)
+    closes = np.concatenate([np.full(20, 10_000), np.linspace(10_000, 9_000, 30), np.full(110, 9_000)])
+    bars = bars_of(closes, closes + 5, closes - 5, closes, np.full(160, 1_000_000))
+    said = {found[0].day: DaySignals({"ABC": signal("ABC", D(100))})}
+    history = market({"ABC": bars}, found, said, Interval.MIN_5)
+    (trade,) = one(history, latency_bars=latency).trades
+    assert (trade.status, trade.exit_reason) == (TradeStatus.CLOSED, ExitReason.STOP)
+
+
+def test_a_late_order_pays_spread_and_slippage_like_any_other() -> None:
+    found = sessions(FIRST, 1)
+    flat_bars = bars_of(*(np.full(80, 10_000) for _ in range(4)), np.full(80, 1_000_000))
+    said = {found[0].day: DaySignals({"ABC": signal("ABC", D(100))})}
+    history = market({"ABC": flat_bars}, found, said, Interval.MIN_5)
+    paid = [one(history, latency_bars=late).orders[0].fills[0].price for late in (0, 1, 2)]
+    assert paid == [D("100.10")] * 3
+    dear = one(history, latency_bars=1, fills=FillModel(slippage=D("0.001"))).orders[0].fills[0].price
+    assert dear == D("100.20")
+
+
+def test_on_daily_bars_entries_are_made_at_opens_only() -> None:
+    """What an exit at the open makes room for is not bought at noon, when another share meets its stop."""
+    found = sessions(FIRST, 4)
+    calm, gaps = day_bars(*[(100, 101, 99, 100)] * 4), day_bars(*[(100, 101, 99, 100)] * 2, *[(90, 91, 89, 90)] * 2)
+    falls = day_bars((100, 101, 99, 100), (100, 101, 99, 100), (100, 101, 90, 92), (92, 93, 91, 92))
+    said = {
+        found[1].day: DaySignals({"A": signal("A", D(100), cluster="one"), "B": signal("B", D(100), cluster="two")}),
+        found[2].day: DaySignals({"C": signal("C", D(100), cluster="one")}),
+    }
+    history = market({"A": gaps, "B": falls, "C": calm}, found, said)
+    result = one(history, limits=RiskLimits(cluster_positions_max=1))
+    assert [trade.exit_reason for trade in result.trades] == [ExitReason.STOP, ExitReason.STOP]
+    assert result.denied[Reason.CLUSTER_FULL] == 1
+
+
+def test_what_cannot_be_sold_at_its_stop_is_tried_again_before_the_close() -> None:
+    bars = day_bars((100, 101, 99, 100), (100, 101, 99, 100), (100, 100, 90, 92), (92, 93, 91, 92))
+    bars = {**bars, "volume": np.array([5_000_000, 5_000_000, 10, 5_000_000])}
+    history = with_buy(bars, 100)
+    screened, every = (run(spec_of(history), history, every_look=each).traders[0] for each in (False, True))
+    assert screened.orders == every.orders
+    tried = [order for order in screened.orders if order.at.date() == history.sessions[2].day]
+    assert [order.side for order in tried] == [Side.SELL, Side.SELL]
+    assert screened.trades[0].status is TradeStatus.CLOSED
+
+
+def test_a_share_at_its_lower_band_by_the_close_is_not_sold_there() -> None:
+    history = with_buy(
+        day_bars((100, 100, 100, 100), (100, 101, 99, 100), (100, 100, 80, 80)), 100, stop=0.5, horizon=1
+    )
+    banded = replace(history.shares["ABC"], lower_band=np.array([8_000, 8_000, 8_000]))
+    result = one(replace(history, shares={"ABC": banded}))
+    assert result.trades[0].status is TradeStatus.OPEN
+    assert not any(order.fills for order in result.orders if order.side is Side.SELL)
+
+
+def test_a_split_without_figures_leaves_the_holding_alone_and_ends_no_run() -> None:
+    bars = day_bars((100, 100, 100, 100), (100, 101, 99, 100), (50, 51, 49.5, 50), (50, 51, 49.5, 50))
+    history = with_buy(bars, 100)
+    on = history.sessions[2].day
+    unknown = CorporateAction("ABC", on, ActionKind.SPLIT, 0, 0)
+    bonus = CorporateAction("ABC", on, ActionKind.BONUS, 1, 2)
+    assert one(replace(history, actions=(unknown,))).trades[0].status is TradeStatus.OPEN
+    assert one(replace(history, actions=(unknown, bonus))).trades[0].status is TradeStatus.OPEN
+
+
+def test_an_action_on_a_day_without_session_is_felt_on_the_next() -> None:
+    bars = day_bars(*[(100, 101, 99, 100)] * 5, (50, 51, 49.5, 50), (50, 51, 49.5, 50))
+    history = with_buy(bars, 100)
+    before, after = history.sessions[4].day, history.sessions[5].day
+    assert (after - before).days > 1, "a weekend lies between"
+    split = CorporateAction("ABC", before + timedelta(days=1), ActionKind.SPLIT, 1, 2)
+    result = one(replace(history, actions=(split,)))
+    assert result.trades[0].status is TradeStatus.OPEN
+    assert result.trades[0].entry_quantity == 2 * result.orders[0].filled_quantity
+
+
+def test_a_split_while_a_share_does_not_trade_is_no_gain() -> None:
+    bars = day_bars(*[(100, 101, 99, 100)] * 3, (50, 50, 50, 50), (50, 51, 49.5, 50))
+    history = with_buy(bars, 100)
+    columns = {
+        name: np.delete(getattr(history.shares["ABC"], name), 3)
+        for name in ShareHistory.__dataclass_fields__
+        if name != "symbol"
+    }
+    split = CorporateAction("ABC", history.sessions[3].day, ActionKind.SPLIT, 1, 2)
+    gap = replace(history, shares={"ABC": ShareHistory("ABC", **columns)}, actions=(split,))
+    assert np.ptp(one(gap).curve.equity) < 500
+    day = Market(gap).days[3]
+    assert day.last("ABC", day.look(0)) == day.last("ABC", day.close) == 5_000
 
 
 def test_daily_bars_have_no_latency_in_bars() -> None:
