@@ -191,7 +191,7 @@ def _left(history: MarketHistory, plans: Plans, *, row: int = 0, cost: float = 0
     return float(simulate(plans, none, one, none, adjusted(panel), free, cost)[0])
 
 
-UP, DOWN, STILL = (100, 112, 99, 110), (100, 101, 88, 90), (100, 101, 99, 100)
+UP, DOWN, STILL, NONE = (100, 112, 99, 110), (100, 101, 88, 90), (100, 101, 99, 100), (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +206,10 @@ UP, DOWN, STILL = (100, 112, 99, 110), (100, 101, 88, 90), (100, 101, 99, 100)
         ([DOWN, STILL, STILL], -0.05, "the entry's own bar counts against it too"),
         ([STILL, STILL, (100, 104, 99, 103), DOWN], 0.03, "the horizon's close"),
         ([STILL, (100, 101, 99, 101)], 0.01, "what is still held is worth its last close"),
+        ([STILL, UP, NONE, (98, 104, 97, 103)], 0.05, "what was left before is not left again"),
+        ([STILL, STILL, NONE, NONE, (98, 104, 97, 103)], -0.02, "no trade at its horizon: the next open"),
+        ([STILL, STILL, NONE, (80, 120, 79, 110)], -0.20, "overdue, it leaves at the open, wherever its target is"),
+        ([STILL, (100, 104, 99, 103), NONE, NONE], 0.03, "it stopped trading: held at its last close"),
     ],
 )
 def test_a_position_leaves_by_the_bars(
@@ -224,6 +228,15 @@ def test_each_side_pays_its_cost_and_its_charges() -> None:
     assert float(found[0]) == pytest.approx(-float(expected) / 100_000)
     held = simulate(_plan(0.5, 0.5, 9), place, place, place, adjusted(panel), ChargeTable(days), 0.0)
     assert float(held[0]) == pytest.approx(-float(charged(Side.BUY, 1000, D(100), days[0])) / 100_000)
+
+
+def test_what_stopped_trading_is_not_sold() -> None:
+    history = priced({"AAA": [STILL, STILL, NONE, NONE]})
+    days, place = days_of(history), np.array([0])
+    prices = adjusted(panel_of(history, days))
+    found = simulate(_plan(0.5, 0.5, 2), place, place, place, prices, ChargeTable(days), 0.01)
+    bought = float(charged(Side.BUY, 1000, D(100), days[0])) / 100_000
+    assert float(found[0]) == pytest.approx(1 / 1.01 - 1 - bought), "neither the cost of a sale nor its charges"
 
 
 def test_a_split_and_a_dividend_are_adjusted_for() -> None:

@@ -123,7 +123,7 @@ def test_months_and_curve_come_to_the_total(report: Report) -> None:
 
 
 def test_intervals_hold_their_values(report: Report) -> None:
-    for name in ("cagr", "sharpe", "volatility", "hit_rate", "expectancy_rupees", "profit_factor"):
+    for name in ("total_return", "sharpe", "volatility", "hit_rate", "expectancy_rupees", "profit_factor"):
         estimate = report.summary["traders"][0]["metrics"][name]
         assert estimate["low"] < estimate["value"] < estimate["high"], name
 
@@ -360,10 +360,16 @@ def _told(**more: Any) -> dict[str, Any]:
             "alpha": estimate(0.1, 0.02, 0.2),
         },
         "sessions": 1000,
+        "equity": "500000.00",
+        "stranded": more.pop("stranded", []),
         "benchmark": "NIFTY 50",
         "pnl": {"before_charges": more.pop("gross", "50000.00")},
         "costs": {"total": "10000.00"},
-        "overfitting": {"track_record_sessions_min": more.pop("needed", 300.0), "deflated_sharpe": 0.99, "trials": 1},
+        "overfitting": {
+            "track_record_sessions_min": more.pop("needed", 300.0),
+            "deflated_sharpe": 0.99,
+            "trials": more.pop("trials", 1),
+        },
         "baselines": {"random_entries": random, "buy_and_hold": {"total_return": more.pop("held", 0.2)}},
         **more,
     }
@@ -377,7 +383,18 @@ ASKED = {"environment": "paper", "interrupted": False}
     [
         ({}, "good", "speak for an edge"),
         ({"episodes": 14, "entered": 52}, "caution", "52 trades in 14 separate episodes: too few"),
-        ({"p": 0.3}, "caution", "p = .30"),
+        ({"episodes": 19}, "caution", "better than chance, but so few episodes do not bear it out."),
+        ({"episodes": 19}, "caution", "above zero, but so few episodes do not bear it out."),
+        ({"episodes": 19}, "caution", "in shares on average, but so few episodes do not bear it out."),
+        ({"episodes": 20}, "good", "better than chance."),
+        ({"episodes": 19, "p": 0.8}, "bad", "the entries cannot be told from chance."),
+        (
+            {"stranded": [{"value": "20000.00"}] * 2},
+            "caution",
+            "₹40,000 of the equity (8 %) is in 2 shares that stopped",
+        ),
+        ({"p": 0.005}, "good", "(p < .01)"),
+        ({"p": 0.3}, "caution", "(p = .30)"),
         ({"p": 0.8}, "bad", "cannot be told from chance"),
         ({"low": -5}, "caution", "zero lies inside"),
         ({"low": -90, "high": -10}, "bad", "below zero"),
@@ -394,6 +411,12 @@ def test_the_verdict_follows_from_the_figures(more: dict[str, Any], tone: str, w
     found = verdict(_told(**more), ASKED)
     assert found[0].tone == tone
     assert any(words in one.text for one in found)
+
+
+@pytest.mark.parametrize("more", [{}, {"held": 0.9}, {"needed": 2500.0}, {"trials": 9}])
+def test_nothing_is_praised_on_few_episodes(more: dict[str, Any]) -> None:
+    assert "good" in {one.tone for one in verdict(_told(), ASKED)}
+    assert "good" not in {one.tone for one in verdict(_told(episodes=19, entered=20, **more), ASKED)}
 
 
 def test_a_simulated_market_proves_nothing_of_a_real_one() -> None:
@@ -522,6 +545,7 @@ def test_every_refusal_is_told_with_what_it_means(one: Pair) -> None:
     result, history = one
     denied = dict.fromkeys(Reason, 1)
     text = Page(build(replace(result, traders=(replace(result.traders[0], denied=denied),)), history).html).text
+    assert "at the looks at which something was decided, counted once per session" in text
     assert all(formats.words(reason.value) in text for reason in Reason)
 
 

@@ -1,17 +1,23 @@
 """From a finished backtest to its report: the figures once, as JSON and as one self-contained page."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
+
 from backend.backtest.history import MarketHistory
+from backend.backtest.report.metrics import per_session_sharpe
 from backend.backtest.report.page import run_page
 from backend.backtest.report.panel import adjusted, panel_of
 from backend.backtest.report.series import daily
+from backend.backtest.report.stranded import stranded_notes
 from backend.backtest.report.summary import Market, analyse, index_of
-from backend.backtest.result import BacktestResult
+from backend.backtest.report.trades import entered
+from backend.backtest.result import BacktestResult, TraderResult
+from backend.backtest.spec import Trader
 
 BASIS_POINTS = Decimal(10_000)
 INDEX = "the index"
@@ -49,7 +55,8 @@ def build(
         result, history: what was found, and the market it was found in.
         seed: of the resampling and the random entries; the same seed gives the same report.
         progress: told how far it is.
-        trials: how many combinations of settings were tried before this one was chosen.
+        trials: how many combinations of settings were tried before this run; its traders with different settings are
+            tries of their own, so that each is one of `trials` times as many.
         universe: its name, for the title.
         benchmark_name: what the index in `history.benchmark` is called, such as NIFTY 50.
     """
@@ -59,15 +66,32 @@ def build(
     markets = {days: market_of(result, history, days, benchmark_name) for days in sorted(set(spans), key=len)}
     notes = markets[max(spans, key=len)][1] if spans else ()
     asked = asked_of(result, universe) | {"notes": [*result.notes, *notes], "seed": seed}
+    settings = len({settings_of(found.trader) for found in result.traders})
+    tries = {"trials": trials * settings, "variance": _variance(result.traders), "seed": seed}
     analysed = []
     for place, (found, days) in enumerate(zip(result.traders, spans, strict=True)):
         progress((place + 0.5) / (len(result.traders) + 1), f"figures of {found.trader.name}")
-        analysed.append(analyse(found, markets[days][0], asked, trials=trials, seed=seed))
+        analysed.append(analyse(found, markets[days][0], asked, **tries))
     progress(len(result.traders) / (len(result.traders) + 1), "the page")
-    summary = asked | {"traders": [one.summary for one in analysed]}
+    traders = [one.summary for one in analysed]
+    asked["notes"] += stranded_notes(traders)
+    summary = asked | {"settings": settings, "traders": traders}
     html = run_page(result, summary, analysed, history.actions)
     progress(1.0, "done")
     return Report(summary, html)
+
+
+def settings_of(trader: Trader) -> Trader:
+    """A trader without what no result is chosen by: their name and how much they have."""
+    return replace(trader, name="", capital=Decimal(1))
+
+
+def _variance(traders: Sequence[TraderResult]) -> float | None:
+    """Of the Sharpe ratios per session of the traders with different settings; None where not even two of them
+    traded."""
+    different = {settings_of(found.trader): found for found in traders if entered(found.trades)}
+    ratios = [per_session_sharpe(daily(found.curve).returns) for found in different.values()]
+    return float(np.var(np.nan_to_num(ratios), ddof=1)) if len(ratios) > 1 else None
 
 
 def market_of(
@@ -81,7 +105,7 @@ def market_of(
     if flagged:
         told = ", ".join(flagged[:10]) + (" and others" if len(flagged) > 10 else "")
         notes += (f"Demergers, rights and the like are not adjusted for; a fall on their ex-date is no loss: {told}.",)
-    return Market(panel, adjusted(panel), index, cost, history.session_days), notes
+    return Market(panel, adjusted(panel), index, cost, history.session_days, result.prices), notes
 
 
 def asked_of(result: BacktestResult, universe: str) -> dict[str, Any]:

@@ -58,11 +58,9 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{_sign(shown, signed=False)}{abs(shown):,.{digits}f}"
 
 
-def chance(probability: float | None) -> str:
-    """A p value: never 0, never more digits than it bears."""
-    if probability is None:
-        return NONE
-    return "< .01" if probability < 0.01 else f"{probability:.2f}".removeprefix("0")
+def p_value(probability: float) -> str:
+    """p = .30 or p < .01: never 0, never more digits than it bears."""
+    return "p < .01" if probability < 0.01 else "p = " + f"{probability:.2f}".removeprefix("0")
 
 
 def words(name: str) -> str:

@@ -5,6 +5,7 @@ resampled series cost one call. NaN stands for a figure that does not exist. A y
 is 0, as idle cash earns nothing here. On (sessions,) the figures agree with empyrical-reloaded.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
@@ -13,6 +14,10 @@ import numpy as np
 from backend.backtest.report.series import Daily, Floats, Ints
 
 SESSIONS_PER_YEAR = 252
+SESSIONS_FOR_RATIOS = 20
+"""Under a month of sessions a ratio of return to risk is noise, whatever its value."""
+YEARLY = ("cagr", "calmar", "alpha")
+RATIOS = ("sharpe", "sortino", "probabilistic_sharpe", "deflated_sharpe", "track_record_sessions_min")
 VAR_TAIL = 0.05
 _FLAT = 1e-14
 """A standard deviation below it is rounding, not risk."""
@@ -133,6 +138,25 @@ def curve_metrics(returns: Floats, market: Floats | None = None) -> dict[str, Fl
     if market is not None:
         found["alpha"], found["beta"] = alpha_beta(returns, market)
     return found
+
+
+def withheld(sessions: int) -> dict[str, str]:
+    """Why which figures are not told of so few sessions: compounded to a year, or set against a risk that was hardly
+    seen, a few days' luck would be the headline."""
+    reasons: dict[str, str] = {}
+    if sessions < SESSIONS_PER_YEAR:
+        why = f"too short to annualise: {sessions} of {SESSIONS_PER_YEAR} sessions"
+        reasons |= dict.fromkeys(YEARLY, why)
+    if sessions < SESSIONS_FOR_RATIOS:
+        why = f"too short to be judged: {sessions} of {SESSIONS_FOR_RATIOS} sessions"
+        reasons |= dict.fromkeys(RATIOS, why)
+    return reasons
+
+
+def tellable(values: Mapping[str, Floats], sessions: int) -> dict[str, float | None]:
+    """The figures for JSON: None for what does not exist or is `withheld`."""
+    left_out = withheld(sessions)
+    return {name: None if name in left_out else finite(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True)

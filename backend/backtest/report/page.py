@@ -149,10 +149,10 @@ def trader_view(one: Analysed, closes: Closes, name: str, when: str, room: Room)
     return {
         "id": name,
         "told": told,
-        "figures": figures(told["metrics"]),
+        "figures": figures(told),
         "intervals": {
             key: formats.interval(key, Estimate(**told["metrics"][key]))
-            for key in ("cagr", "sharpe", "expectancy_rupees")
+            for key in ("total_return", "cagr", "sharpe", "expectancy_rupees")
         },
         "baselines": _baselines(told),
         "equity": _equity(one),
@@ -185,10 +185,16 @@ def trader_view(one: Analysed, closes: Closes, name: str, when: str, room: Room)
     }
 
 
-def figures(metrics: Mapping[str, Mapping[str, float | None]]) -> list[tuple[str, str, str]]:
-    """Name, value and interval of each figure, in the order of the page."""
+def figures(told: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, value and interval of each figure of a trader's summary, in the order of the page; for one that is
+    withheld the reason instead of the interval."""
+    metrics, left_out = told["metrics"], told["withheld"]
     return [
-        (name, formats.figure(key, metrics[key]["value"]), formats.interval(key, Estimate(**metrics[key])))
+        (
+            name,
+            formats.figure(key, metrics[key]["value"]),
+            left_out.get(key) or formats.interval(key, Estimate(**metrics[key])),
+        )
         for key, (name, _) in formats.FIGURES.items()
         if key in metrics
     ]
@@ -234,6 +240,7 @@ def _together(analysed: Sequence[Analysed]) -> dict[str, Any]:
         (formats.FIGURES[key][0], [formats.figure(key, one.summary["metrics"][key]["value"]) for one in analysed])
         for key in COMPARED
         if all(key in one.summary["metrics"] for one in analysed)
+        and not all(key in one.summary["withheld"] for one in analysed)
     ]
     return {
         "names": [one.summary["name"] for one in analysed],

@@ -141,21 +141,25 @@ def simulate(
     """Net return of each entry, a fraction of its value: entered at the open of session `row` in share `column`.
 
     A stop fills at its price or at an open beyond it, a target likewise; the stop first where a bar holds both; else
-    the close of the horizon's session. Each side pays `cost`, charges are those of the day.
+    the close of the horizon's session, or, where the share did not trade then, the next open. What never trades again
+    is never sold. Each side pays `cost`, charges are those of the day.
     """
     sessions = len(prices.open)
     bought = prices.open[row, column] * (1 + cost)
     stop, target = bought * (1 - plans.stop[plan]), bought * (1 + plans.target[plan])
     last = row + plans.horizon[plan]
     left, sold = np.full(len(row), sessions - 1), prices.held[sessions - 1, column]
-    still = last >= sessions
+    still = np.ones(len(row), dtype=np.bool_)
     active, session = np.arange(len(row)), 0
     while len(active):
         day = row[active] + session
         active, day = active[day < sessions], day[day < sessions]
         price = _left_at(prices, day, column[active], stop[active], target[active])
-        ends = last[active] == day
-        price = np.where(np.isnan(price) & ends, prices.held[day, column[active]], price)
+        # After its horizon it is left at once, at the open; a session without a trade has neither price.
+        price = np.where(
+            last[active] == day, np.where(np.isnan(price), prices.close[day, column[active]], price), price
+        )
+        price = np.where(last[active] < day, prices.open[day, column[active]], price)
         done = np.isfinite(price)
         left[active[done]], sold[active[done]], still[active[done]] = day[done], price[done] * (1 - cost), False
         active = active[~done]

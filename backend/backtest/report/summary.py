@@ -16,17 +16,19 @@ from backend.backtest.report.metrics import (
     curve_metrics,
     deepest_drawdown,
     drawdowns,
-    finite,
     growth,
     monthly_returns,
+    tellable,
+    withheld,
 )
 from backend.backtest.report.overfitting import deflated_sharpe, probabilistic_sharpe, track_record_sessions_min
 from backend.backtest.report.panel import Adjusted, Panel
 from backend.backtest.report.random_entries import RandomEntries, random_entries
 from backend.backtest.report.series import Daily, Floats, aligned, daily, days_of, of_closes
+from backend.backtest.report.stranded import stranded_of
 from backend.backtest.report.trades import rupee_text
 from backend.backtest.report.verdict import verdict
-from backend.backtest.result import TraderResult
+from backend.backtest.result import Prices, TraderResult
 from backend.domain.decide import TradeStatus
 
 EQUAL_WEIGHT = "the universe at equal weights"
@@ -37,13 +39,15 @@ _BENCHMARK_FIGURES = ("total_return", "cagr", "volatility", "sharpe", "max_drawd
 @dataclass(frozen=True, slots=True)
 class Market:
     """What all traders of a backtest are compared with: the sessions and prices, an index where one is told (`index`:
-    its name and returns per session), the cost of one order as a fraction of the price, and all session days known."""
+    its name and returns per session), the cost of one order as a fraction of the price, all session days known, and
+    the closes that were found."""
 
     panel: Panel
     prices: Adjusted
     index: tuple[str, Floats] | None
     cost: Decimal
     session_days: Sequence[date]
+    closes: Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,9 @@ def analyse(
     chance = random_entries(
         found.trades, market.panel, market.prices, market.session_days, float(market.cost), seed=seed
     )
+    left_out = withheld(len(series.days))
     curve, block = curve_estimates(series.returns, benchmark[1], seed=seed)
+    curve = {name: Estimate(None) if name in left_out else one for name, one in curve.items()}
     exposure = _exposure(found, series)
     of_trades = trade_figures.trade_estimates(trade_figures.closed(found.trades), series.days, seed=seed)
     whole = {"exposure": Estimate(_mean_exposure(found)), "turnover": Estimate(_turnover(found, series))}
@@ -103,6 +109,7 @@ def analyse(
         "benchmark": benchmark[0],
         "benchmark_is_index": market.index is not None,
         "metrics": {name: asdict(one) for name, one in {**curve, **of_trades, **whole}.items()},
+        "withheld": left_out,
         "block_sessions": block,
         "drawdown": _drawdown(series),
         "trades": _counts(found),
@@ -113,12 +120,8 @@ def analyse(
         "by_exit_reason": _groups(found, trade_figures.exit_name),
         "monthly": _monthly(series),
         "denied": {reason.value: many for reason, many in _most(found.denied)},
-        "overfitting": {
-            "trials": trials,
-            "probabilistic_sharpe": probabilistic_sharpe(series.returns),
-            "deflated_sharpe": deflated_sharpe(series.returns, trials, variance),
-            "track_record_sessions_min": track_record_sessions_min(series.returns),
-        },
+        "overfitting": {"trials": trials, **_sureness(series.returns, trials, variance)},
+        "stranded": [one.told() for one in stranded_of(found, market.closes, series.days)],
         "baselines": {
             "buy_and_hold": _baseline(held, series, capital),
             "equal_weight": _baseline(equal, series, capital),
@@ -129,6 +132,16 @@ def analyse(
     summary["verdict"] = [asdict(one) for one in verdict(summary, asked)]
     summary["curve"] = _curve(series, held, equal, benchmark, exposure)
     return Analysed(found, series, held, equal, chance, benchmark, exposure, summary)
+
+
+def _sureness(returns: Floats, trials: int, variance: float | None) -> dict[str, float | None]:
+    left_out = withheld(len(returns))
+    found = {
+        "probabilistic_sharpe": probabilistic_sharpe(returns),
+        "deflated_sharpe": deflated_sharpe(returns, trials, variance),
+        "track_record_sessions_min": track_record_sessions_min(returns),
+    }
+    return {name: None if name in left_out else value for name, value in found.items()}
 
 
 def _who(found: TraderResult) -> dict[str, Any]:
@@ -216,7 +229,7 @@ def _monthly(series: Daily) -> list[dict[str, Any]]:
 def _baseline(baseline: Baseline, series: Daily, capital: Decimal) -> dict[str, Any]:
     found = curve_metrics(of_closes(series.days, float(capital), baseline.close).returns)
     return {
-        **{name: finite(found[name]) for name in _BENCHMARK_FIGURES},
+        **_of_benchmark(found, len(series.days)),
         "charges": rupee_text(baseline.charges),
         "orders": baseline.orders,
         "invested_first_day": baseline.invested,
@@ -225,7 +238,11 @@ def _baseline(baseline: Baseline, series: Daily, capital: Decimal) -> dict[str, 
 
 def _benchmark(benchmark: tuple[str, Floats]) -> dict[str, Any]:
     found = curve_metrics(benchmark[1])
-    return {"name": benchmark[0], **{name: finite(found[name]) for name in _BENCHMARK_FIGURES}}
+    return {"name": benchmark[0], **_of_benchmark(found, len(benchmark[1]))}
+
+
+def _of_benchmark(found: Mapping[str, Floats], sessions: int) -> dict[str, float | None]:
+    return tellable({name: found[name] for name in _BENCHMARK_FIGURES}, sessions)
 
 
 def _random(chance: RandomEntries | None) -> dict[str, Any] | None:

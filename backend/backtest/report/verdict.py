@@ -1,10 +1,10 @@
 """What a reader may conclude and what not, in plain sentences made of the figures alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.backtest.report.formats import chance, count, grouped, number, percent, rupees, share, words
+from backend.backtest.report.formats import count, grouped, number, p_value, percent, rupees, share, words
 from backend.backtest.report.metrics import SESSIONS_PER_YEAR
 
 EPISODES_MIN = 20
@@ -24,9 +24,17 @@ class Statement:
 
 def verdict(trader: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Statement]:
     """The statements on one trader's summary, the most important first; the first one is the bottom line."""
-    found = [*_market(asked), *_enough(trader), *_money(trader), *_chance(trader), *_benchmark(trader)]
-    found += [*_tries(trader), *_costs(trader)]
+    found = [*_money(trader), *_chance(trader), *_benchmark(trader), *_tries(trader), *_costs(trader)]
+    found = [*_market(asked), *enough(trader), *_stranded(trader), *borne_out(found, trader)]
     return [_bottom_line(trader, found), *found]
+
+
+def borne_out(found: Sequence[Statement], trader: Mapping[str, Any]) -> list[Statement]:
+    """The statements, none of them in the trader's favour where there were too few episodes to tell skill from luck."""
+    if trader["trades"]["episodes"] >= EPISODES_MIN:
+        return list(found)
+    few = ", but so few episodes do not bear it out."
+    return [Statement("caution", one.text.removesuffix(".") + few) if one.tone == "good" else one for one in found]
 
 
 def _bottom_line(trader: Mapping[str, Any], found: list[Statement]) -> Statement:
@@ -49,7 +57,8 @@ def _market(asked: Mapping[str, Any]) -> list[Statement]:
     return found
 
 
-def _enough(trader: Mapping[str, Any]) -> list[Statement]:
+def enough(trader: Mapping[str, Any]) -> list[Statement]:
+    """Whether there was enough to see, in episodes."""
     trades = trader["trades"]
     if not trades["entered"]:
         return []
@@ -57,6 +66,17 @@ def _enough(trader: Mapping[str, Any]) -> list[Statement]:
     if trades["episodes"] < EPISODES_MIN:
         return [Statement("caution", f"{seen}: too few to tell skill from luck (at least {EPISODES_MIN} are needed).")]
     return [Statement("good", f"{seen}: enough for the intervals to mean something.")]
+
+
+def _stranded(trader: Mapping[str, Any]) -> list[Statement]:
+    left = trader["stranded"]
+    if not left:
+        return []
+    value = sum(float(held["value"]) for held in left)
+    equity = float(trader["equity"])
+    part = f" ({share(value / equity)})" if equity > 0 else ""
+    text = f"{rupees(value)} of the equity{part} is in {count(len(left), 'share')} that stopped trading"
+    return [Statement("caution", f"{text}: it counts at a last price at which nobody could sell.")]
 
 
 def _money(trader: Mapping[str, Any]) -> list[Statement]:
@@ -87,7 +107,7 @@ def _chance(trader: Mapping[str, Any]) -> list[Statement]:
     p = random["p_mean_return"]
     text = (
         f"Random entries with the same exits and costs did as well or better in {share(p)} of "
-        f"{random['draws']} draws (p = {chance(p)})"
+        f"{random['draws']} draws ({p_value(p)})"
     )
     if p < CHANCE_MAX:
         return [Statement("good", f"{text}: picking these entries was better than chance.")]
