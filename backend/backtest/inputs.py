@@ -8,6 +8,7 @@ from datetime import date, datetime, time, timedelta
 import numpy as np
 
 from backend.backtest.history import DaySignals, MarketHistory, ShareHistory
+from backend.backtest.request import WALKING
 from backend.backtest.spec import Spec
 from backend.domain.calendar import IST, Calendar, Session, YearNotRecorded
 from backend.domain.corporate_actions import ActionKind, CorporateAction, merged
@@ -135,14 +136,17 @@ async def _bounds(spec: Spec, wanted: Wanted, market_data: MarketDataClient) -> 
     if clock.data_from is None or clock.data_through is None:
         raise InputsError("No market data is stored: import some with `sauda data import FILE`.")
     known = min(clock.data_through, as_of.astimezone(IST).date())
-    if spec.first < clock.data_from or spec.first > known:
+    first, last, notes = max(spec.first, clock.data_from), min(spec.last, known), list[str]()
+    if first > last:
         raise InputsError(
-            f"There is market data from {clock.data_from} to {known}, none of {spec.first}: ask for days in it."
+            f"There is market data from {clock.data_from} to {known}, none from {spec.first} to {spec.last}: "
+            "ask for days in it."
         )
-    last, notes = min(spec.last, known), list[str]()
+    if first > spec.first:
+        notes.append(f"There is market data from {first} only: the backtest begins there, not on {spec.first}.")
     if last < spec.last:
         notes.append(f"There is market data up to {known} only: the backtest ends there, not on {spec.last}.")
-    return _Bounds(spec.first, last, as_of, clock.environment), notes
+    return _Bounds(first, last, as_of, clock.environment), notes
 
 
 def _sessions(calendar: Calendar, bounds: _Bounds) -> list[Session]:
@@ -320,7 +324,7 @@ async def _walked(wanted: Wanted, ml_service: MlServiceClient, bounds: _Bounds, 
             break
         if reply.status is WalkForwardStatus.FAILED:
             raise InputsError(f"The walk-forward failed: {reply.what}.")
-        progress(reply.done, max(reply.total, 1), f"walking forward: {reply.what}")
+        progress(reply.done, max(reply.total, 1), f"{WALKING}{reply.what}")
         await asyncio.sleep(POLL_S)
     if reply.first is None or reply.first > bounds.last:
         raise InputsError(f"Nothing could be learned before {reply.first}: ask for later days, or import earlier bars.")

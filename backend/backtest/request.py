@@ -18,6 +18,9 @@ from backend.domain.protections import from_stored
 from backend.domain.risk import RiskLimits
 from contracts.market import Interval
 
+WALKING = "walking forward: "
+"""How each step of progress begins that waits for the models of the past."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:

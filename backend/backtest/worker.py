@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -13,7 +14,7 @@ from typing import Any, cast
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.backtest.job import Bounds, Message, too_large, work
+from backend.backtest.job import GO, Bounds, Message, too_large, work
 from backend.backtest.request import Rules, World
 from backend.db import Sessions, is_about_data
 from backend.services import backtest_queue as queue
@@ -24,6 +25,9 @@ log = structlog.get_logger()
 
 AWAY = (SQLAlchemyError, OSError, TimeoutError)
 """What an unreachable database raises."""
+
+WAITING_MAX = 4
+"""Jobs of a worker that wait for models without a place; each holds the bars it has read. Others keep their place."""
 
 NOT_KEPT = "Its result could not be kept: tell the operator, whose log says why."
 
@@ -59,11 +63,14 @@ class Stack:
 
 @dataclass(slots=True)
 class Child:
-    """A job under way: what it has told so far, and its end."""
+    """A job under way: what it has told so far, and its end. `waiting`: for the models of the past; `waited`: it needs
+    a word to go on."""
 
     process: SpawnProcess
     pipe: Connection
     progress: Progress = field(default_factory=Progress)
+    waiting: bool = False
+    waited: bool = False
     outcome: Message | None = None
 
     def listen(self) -> None:
@@ -72,8 +79,10 @@ class Child:
         try:
             while self.pipe.poll():
                 kind, told = self.pipe.recv()
-                if kind == "progress":
-                    self.progress = Progress(*told)
+                if kind in ("progress", "waiting"):
+                    self.progress, self.waiting = Progress(*told), kind == "waiting"
+                elif kind == "waited":
+                    self.waiting, self.waited = False, True
                 else:
                     self.outcome = (kind, told)
         except (EOFError, OSError):
@@ -82,6 +91,12 @@ class Child:
             self.process.join()
             self.outcome = ("died", self.process.exitcode)
 
+    def go_on(self) -> None:
+        """Let one that waited go on; one that has died meanwhile is noticed elsewhere."""
+        self.waited = False
+        with suppress(OSError):
+            self.pipe.send(GO)
+
     def end(self) -> None:
         """Kill it, if it still runs: it owns nothing that could be left half-done."""
         self.process.kill()
@@ -89,24 +104,80 @@ class Child:
         self.pipe.close()
 
 
+@dataclass(slots=True)
+class Places:
+    """How many jobs may run now. One that waits for models needs no place, and gets one again before new jobs do."""
+
+    free: int
+    waiting: int = 0
+    returning: int = 0
+
+    @property
+    def for_new(self) -> bool:
+        """Whether a new job may begin."""
+        return self.free > self.returning
+
+
+@dataclass(slots=True)
+class Place:
+    """One job's place among `places`: had from its start to its end, but for the time it waits for models."""
+
+    places: Places
+    had: bool = True
+    returning: bool = False
+
+    def __post_init__(self) -> None:
+        self.places.free -= 1
+
+    def follow(self, child: Child) -> None:
+        """Give the place up when the job begins to wait, and let it go on where there is one again."""
+        places = self.places
+        if child.waiting and self.had and places.waiting < WAITING_MAX:
+            self.had, places.free, places.waiting = False, places.free + 1, places.waiting + 1
+        if not child.waited:
+            return
+        if not self.had and not self.returning:
+            self.returning, places.waiting, places.returning = True, places.waiting - 1, places.returning + 1
+        if self.returning and places.free > 0:
+            self.had, self.returning = True, False
+            places.free, places.returning = places.free - 1, places.returning - 1
+        if self.had:
+            child.go_on()
+
+    def leave(self) -> None:
+        """The job is over, wherever it stood."""
+        places = self.places
+        if self.had:
+            places.free += 1
+        elif self.returning:
+            places.returning -= 1
+        else:
+            places.waiting -= 1
+
+
 async def serve(stack: Stack, workers: int, stopping: asyncio.Event) -> None:
     """Run up to `workers` backtests at once until `stopping`; what is under way then goes back to the queue."""
-    await asyncio.gather(*(_serve_one(stack, stopping) for _ in range(workers)))
+    places = Places(workers)
+    async with asyncio.TaskGroup() as jobs:
+        while not stopping.is_set():
+            if not places.for_new:
+                await _wait(stopping, stack.pace.look_s)
+            elif (claim := await _claimed(stack)) is not None:
+                jobs.create_task(_work(stack, claim, Place(places), stopping))
+            else:
+                await _wait(stopping, stack.pace.poll_s)
 
 
-async def _serve_one(stack: Stack, stopping: asyncio.Event) -> None:
-    while not stopping.is_set():
-        try:
-            claim = await queue.claim_next(stack.sessions, stack.name, stack.pace.lease_s)
-            if claim is not None:
-                await stack.calendar.refresh(stack.sessions)
-        except AWAY as error:
-            log.warning("queue_unreachable", error=repr(error))
-            claim = None
-        if claim is None:
-            await _wait(stopping, stack.pace.poll_s)
-        else:
-            await _work(stack, claim, stopping)
+async def _claimed(stack: Stack) -> Claim | None:
+    """The next backtest of the queue, with a calendar of now."""
+    try:
+        claim = await queue.claim_next(stack.sessions, stack.name, stack.pace.lease_s)
+        if claim is not None:
+            await stack.calendar.refresh(stack.sessions)
+    except AWAY as error:
+        log.warning("queue_unreachable", error=repr(error))
+        return None
+    return claim
 
 
 async def _wait(stopping: asyncio.Event, seconds: float) -> None:
@@ -117,14 +188,17 @@ async def _wait(stopping: asyncio.Event, seconds: float) -> None:
         return
 
 
-async def _work(stack: Stack, claim: Claim, stopping: asyncio.Event) -> None:
+async def _work(stack: Stack, claim: Claim, place: Place, stopping: asyncio.Event) -> None:
     """Do one backtest; whatever becomes of it, its row says so."""
     started = time.monotonic()
-    child = _start(stack, claim)
     try:
-        settle = await _watched(stack, claim, child, stopping, started + stack.bounds.seconds_max)
+        child = _start(stack, claim)
+        try:
+            settle = await _watched(stack, claim, child, place, stopping)
+        finally:
+            child.end()
     finally:
-        child.end()
+        place.leave()
     await _settled(stack, claim, settle)
     stack.announce(f"    ~    backtest {claim.backtest_id}: {settle.said} after {time.monotonic() - started:.1f} s")
 
@@ -148,19 +222,21 @@ class Settle:
     write: Callable[[], Any] | None
 
 
-async def _watched(stack: Stack, claim: Claim, child: Child, stopping: asyncio.Event, deadline: float) -> Settle:
+async def _watched(stack: Stack, claim: Claim, child: Child, place: Place, stopping: asyncio.Event) -> Settle:
     """Renew the claim while the job goes on, until there is something to settle."""
     sessions, pace = stack.sessions, stack.pace
     renewed = held = time.monotonic()
+    clock = _Clock(looked=renewed)
     while True:
         child.listen()
+        place.follow(child)
         if child.outcome is not None:
             return _outcome(stack, claim, child.outcome)
         if stopping.is_set():
             return Settle("given back", lambda: queue.release(sessions, claim))
         now = time.monotonic()
-        if now > deadline:
-            return _too_long(stack, claim)
+        if (late := clock.late(now, child, stack.bounds)) is not None:
+            return Settle("too long", lambda: queue.fail(sessions, claim, late))
         if now - renewed >= pace.renew_s:
             renewed = now
             standing = await _renewed(stack, claim, child.progress)
@@ -172,9 +248,29 @@ async def _watched(stack: Stack, claim: Claim, child: Child, stopping: asyncio.E
         await _wait(stopping, pace.look_s)
 
 
-def _too_long(stack: Stack, claim: Claim) -> Settle:
-    why = f"It took longer than {stack.bounds.seconds_max} s: ask for fewer days, shares or combinations."
-    return Settle("too long", lambda: queue.fail(stack.sessions, claim, why))
+@dataclass(slots=True)
+class _Clock:
+    """Seconds that a job has worked, and waited for models; until it has a place again, none count."""
+
+    looked: float
+    worked_s: float = 0.0
+    waited_s: float = 0.0
+
+    def late(self, now: float, child: Child, bounds: Bounds) -> str | None:
+        """Why the job must end now, if it must."""
+        passed, self.looked = now - self.looked, now
+        if child.waiting:
+            self.waited_s += passed
+        elif not child.waited:
+            self.worked_s += passed
+        if self.waited_s > bounds.wait_s_max:
+            return (
+                f"The models of the past were still being trained after {bounds.wait_s_max} s: the training goes on, "
+                "ask again later."
+            )
+        if self.worked_s > bounds.seconds_max:
+            return f"It took longer than {bounds.seconds_max} s: ask for fewer days, shares or combinations."
+        return None
 
 
 async def _renewed(stack: Stack, claim: Claim, progress: Progress) -> Standing | None:

@@ -301,6 +301,12 @@ async def test_days_beyond_the_data_are_left_out_and_told(world: World) -> None:
     assert history.members == {FIRST: {"BIG", "NOSUCH"}}
 
 
+async def test_days_before_the_data_are_left_out_and_told(world: World) -> None:
+    history = await world.fetch("BIG", first=date(2023, 1, 2))
+    assert history.sessions[0].day == DAYS[0] == date(2024, 1, 15)
+    assert "There is market data from 2024-01-15 only: the backtest begins there, not on 2023-01-02." in history.notes
+
+
 async def test_what_is_later_than_as_of_is_not_there(world: World) -> None:
     as_of = datetime(2024, 4, 9, 20, tzinfo=IST)
     history = await world.fetch(as_of=as_of)
@@ -328,8 +334,8 @@ async def test_bars_are_asked_for_in_parts(world: World, monkeypatch: pytest.Mon
         ({"universe": "top:many"}, "top:N takes 1 to 500"),
         ({"universe": " , "}, "is no universe"),
         ({"universe": "NOSUCH"}, "There are no 1d bars of NOSUCH from 2024-03-01"),
-        ({"first": date(2023, 1, 2)}, "There is market data from 2024-01-15 to 2024-04-30, none of 2023-01-02"),
-        ({"first": date(2024, 5, 2), "last": date(2024, 5, 3)}, "none of 2024-05-02"),
+        ({"first": date(2023, 1, 2), "last": date(2023, 1, 5)}, "from 2024-01-15 to 2024-04-30, none from 2023-01-02"),
+        ({"first": date(2024, 5, 2), "last": date(2024, 5, 3)}, "none from 2024-05-02 to 2024-05-03"),
         ({"first": date(2024, 3, 30), "last": date(2024, 3, 31)}, "The market was closed"),
         ({"as_of": NOW + timedelta(days=1)}, "after the market's present"),
     ],

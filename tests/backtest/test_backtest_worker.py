@@ -1,6 +1,7 @@
 """The worker: each backtest in a process of its own, whose crash, greed or slowness harms nobody else."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import socket
@@ -9,16 +10,28 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 from sqlalchemy import func, select, text
 
-from backend.backtest.job import Bounds
+from backend.backtest.job import GO, OOM_FIRST, Bounds
 from backend.backtest.request import Rules
-from backend.backtest.worker import NOT_KEPT, Job, Pace, Stack, serve
+from backend.backtest.worker import (
+    NOT_KEPT,
+    WAITING_MAX,
+    Child,
+    Job,
+    Pace,
+    Place,
+    Places,
+    Stack,
+    _Clock,
+    serve,
+)
 from backend.domain.calendar import standard_calendar
 from backend.models import Backtest, BacktestStatus, User
 from backend.services import backtest_service as service
@@ -156,6 +169,99 @@ async def test_a_job_has_its_time_and_no_more(desk: Desk) -> None:
         BacktestStatus.FAILED,
         "It took longer than 0 s: ask for fewer days, shares or combinations.",
     )
+
+
+async def test_a_job_that_waits_for_models_needs_no_place_and_no_time(desk: Desk, tmp_path: Path) -> None:
+    async with desk.sessions.begin() as session:
+        await session.execute(text("UPDATE plans SET backtests_at_once = 2 WHERE code = 'free'"))
+    os.mkfifo(tmp_path / "models")
+    first, second = await desk.ask({"models": str(tmp_path / "models")}), await desk.ask()
+    async with working(desk, jobs.learns) as told:
+        assert (await desk.ended(second)).status is BacktestStatus.DONE
+        row = await desk.until(first, lambda row: row.doing != "")
+        assert (row.status, row.doing) == (BacktestStatus.RUNNING, "walking forward: fold 1 of 4")
+        await asyncio.to_thread((tmp_path / "models").write_bytes, b"trained")
+        assert (await desk.ended(first)).status is BacktestStatus.DONE
+        async with asyncio.timeout(WAIT_S_MAX):
+            assert [(await told.get()).split(":")[0].split()[-1] for _ in range(2)] == [str(second), str(first)]
+    async with desk.sessions() as session:
+        summary = (await service.backtest_of(session, desk.user_id, first)).summary
+    assert summary == {"oom_score_adj": OOM_FIRST}
+
+
+async def test_who_has_waited_for_models_too_long_is_told_to_ask_again(desk: Desk, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "models")
+    made = await desk.ask({"models": str(tmp_path / "models")})
+    async with working(desk, jobs.learns, bounds=Bounds(memory_mb_max=4096, seconds_max=60, wait_s_max=0)):
+        row = await desk.ended(made)
+    assert row.status is BacktestStatus.FAILED
+    assert row.error == (
+        "The models of the past were still being trained after 0 s: the training goes on, ask again later."
+    )
+
+
+def test_only_work_counts_as_work() -> None:
+    ours, _ = multiprocessing.get_context("spawn").Pipe()
+    child = Child(cast("SpawnProcess", None), ours)
+    clock, bounds = _Clock(looked=0.0), Bounds(memory_mb_max=1, seconds_max=10, wait_s_max=100)
+    assert clock.late(9.0, child, bounds) is None
+    child.waiting = True
+    assert clock.late(108.0, child, bounds) is None
+    child.waiting, child.waited = False, True
+    assert clock.late(500.0, child, bounds) is None
+    child.waited = False
+    assert clock.late(500.5, child, bounds) is None
+    assert "longer than 10 s" in (clock.late(501.5, child, bounds) or "")
+
+
+def test_who_comes_back_from_waiting_is_before_new_ones_and_has_its_turn() -> None:
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    child, places = Child(cast("SpawnProcess", None), ours), Places(1)
+    place = Place(places)
+    assert not places.for_new
+    child.waiting = True
+    place.follow(child)
+    other = Place(places)
+    assert (places.free, places.waiting) == (0, 1)
+    child.waiting, child.waited = False, True
+    place.follow(child)
+    assert not theirs.poll()
+    other.leave()
+    assert (places.free, places.for_new) == (1, False)
+    place.follow(child)
+    assert theirs.recv() == GO
+    assert (places.free, child.waited) == (0, False)
+    place.leave()
+    assert places == Places(1)
+
+
+@pytest.mark.parametrize("step", ["waiting", "waited", "over"])
+def test_a_job_that_ends_wherever_it_stands_leaves_no_trace(step: str) -> None:
+    ours, _theirs = multiprocessing.get_context("spawn").Pipe()
+    child, places = Child(cast("SpawnProcess", None), ours), Places(2)
+    place, other = Place(places), Place(places)
+    child.waiting = True
+    place.follow(child)
+    third = Place(places)
+    if step != "waiting":
+        child.waiting, child.waited = False, True
+        place.follow(child)
+    if step == "over":
+        third.leave()
+        place.follow(child)
+    place.leave()
+    other.leave()
+    if step != "over":
+        third.leave()
+    assert places == Places(2)
+
+
+def test_only_so_many_wait_beside_those_that_work() -> None:
+    ours, _ = multiprocessing.get_context("spawn").Pipe()
+    child, places = Child(cast("SpawnProcess", None), ours, waiting=True), Places(1)
+    for _ in range(WAITING_MAX + 1):
+        Place(places).follow(child)
+    assert (places.waiting, places.free) == (WAITING_MAX, 0)
 
 
 async def test_a_worker_that_stops_gives_back_what_it_has(desk: Desk) -> None:

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,22 @@ def hangs(worker: Connection, world: World, request: Mapping[str, Any], bounds: 
     """Tell a step and never end."""
     worker.send(("progress", (1, 4, "waiting")))
     threading.Event().wait()
+
+
+def learns(worker: Connection, world: World, request: Mapping[str, Any], bounds: Bounds) -> None:
+    """The real process around one that waits for models until something is written into the pipe `models`, or around
+    one that has nothing to wait for."""
+
+    def patient(_world: World, asked: Mapping[str, Any], progress: Any) -> tuple[dict[str, Any], str]:
+        if "models" in asked:
+            progress(1, 4, "walking forward: fold 1 of 4")
+            Path(asked["models"]).read_bytes()
+            progress(1, 4, "reading predictions")
+        priority = int(job.OOM_SCORE_ADJ.read_text())
+        return {"oom_score_adj": priority}, "<p></p>"
+
+    job._answer = patient
+    job.work(worker, world, request, bounds)
 
 
 def aborts(worker: Connection, world: World, request: Mapping[str, Any], bounds: Bounds) -> None:
