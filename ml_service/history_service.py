@@ -31,9 +31,9 @@ from ml_service.history import (
     is_actionable,
     session_predictions,
     sessions_of,
-    walk_history,
 )
 from ml_service.history_files import RunFiles
+from ml_service.history_process import walk_apart
 from ml_service.present import spread
 from ml_service.registry import Artefact
 from ml_service.service import PredictionService
@@ -219,7 +219,7 @@ class HistoryService:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def _made(self, key: _Key, history: History, raw: pl.DataFrame, walk: _Walk, version: str | None) -> Run:
-        """The run of these bars: kept from before, or made now. In a thread of its own."""
+        """The run of these bars: kept from before, or made now. In a thread, which waits for a process."""
         as_of_day, horizon = key
         unadjusted = {symbol: sorted({a.ex_date for a in each}) for symbol, each in history.unadjusted.items()}
         parts = (
@@ -240,7 +240,7 @@ class HistoryService:
                 raise _StoppedError("the service was stopped; it goes on from the last finished fold")
             walk.progress(done, total, what)
 
-        run = walk_history(
+        run = walk_apart(
             history.bars,
             raw.select("symbol", "session", raw="close"),
             horizon,

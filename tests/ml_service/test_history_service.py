@@ -38,6 +38,7 @@ def quick() -> Iterator[None]:
         for module in (strategies, walkforward, predict, history):
             patch.setattr(module, "STRATEGIES", (QUICK,))
         patch.setattr(evidence, "EPISODES_MIN", 2)
+        patch.setattr(history_service, "walk_apart", walk_history)  # a process of its own would not be patched
         yield
 
 
@@ -125,7 +126,7 @@ async def test_the_next_process_finds_it_again_unless_the_bars_are_others(
         walked.append(known.height)
         return walk_history(known, *args, **given)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(history_service, "walk_history", again)
+    monkeypatch.setattr(history_service, "walk_apart", again)
     async with client_of(tmp_path, server.url) as (client, service):
         found = await finished(client, service, as_of)
         assert (found.status, found.first, found.last) == (WalkForwardStatus.READY, first.first, first.last)
@@ -161,7 +162,7 @@ async def test_one_walks_at_a_time_and_a_stopped_one_goes_on(
 ) -> None:
     begun, go_on = asyncio.Event(), Event()
     loop = asyncio.get_running_loop()
-    real = history_service.walk_history
+    real = history_service.walk_apart
 
     def held(*args: object, **given: object) -> Run:
         given["checkpoint"].save("ensemble", 1, {})  # pyright: ignore[reportAttributeAccessIssue]
@@ -169,7 +170,7 @@ async def test_one_walks_at_a_time_and_a_stopped_one_goes_on(
         go_on.wait(20)
         return real(*args, **given)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(history_service, "walk_history", held)
+    monkeypatch.setattr(history_service, "walk_apart", held)
     async with client_of(tmp_path, server.url) as (client, service):
         await walk(client, as_of)
         other = await walk(client, as_of - timedelta(days=1))
