@@ -19,6 +19,7 @@ from backend.backtest.report.metrics import per_session_sharpe, withheld
 from backend.backtest.report.overfitting import deflated_sharpe
 from backend.backtest.report.series import daily
 from backend.backtest.report.stranded import stranded_of
+from backend.backtest.report.sweep import sweep_verdict
 from backend.backtest.request import PARAMETERS, with_values
 from backend.backtest.result import BacktestResult
 from backend.backtest.spec import Spec, Trader
@@ -92,8 +93,8 @@ def swept(history: MarketHistory, spec: Spec, **values: list[Any]) -> list[tuple
 
 def test_a_kind_assumption_is_no_choice(one: Pair) -> None:
     result, history = one
-    clusters, slippages = [1, 2], ["0", "0.01", "0.002"]
-    runs = swept(history, result.spec, cluster_positions_max=clusters, slippage_fraction=slippages)
+    runs = swept(history, result.spec, mode=["moderate", "aggressive"], slippage_fraction=["0", "0.01", "0.002"])
+    assert len({found.traders[0].equity for _, found in runs}) == 6
     found = build_sweep(runs, history)
     told = found.summary
     assert max(runs, key=lambda run: run[1].traders[0].equity)[0]["slippage_fraction"] == "0"
@@ -105,10 +106,10 @@ def test_a_kind_assumption_is_no_choice(one: Pair) -> None:
     assert told["fills"]["slippage"] == 0.01
     table = told["sensitivity"]
     assert [column["slippage_fraction"] for column in table["assumptions"]] == ["0", "0.002", "0.01"]
-    by_equity = {(r[0]["cluster_positions_max"], r[0]["slippage_fraction"]): r[1].traders[0].equity for r in runs}
+    by_equity = {(r[0]["mode"], r[0]["slippage_fraction"]): r[1].traders[0].equity for r in runs}
     for row in table["rows"]:
-        clusters_max = row["parameters"]["cluster_positions_max"]
-        expected = [f"{by_equity[clusters_max, slippage]:.2f}" for slippage in ("0", "0.002", "0.01")]
+        mode = row["parameters"]["mode"]
+        expected = [f"{by_equity[mode, slippage]:.2f}" for slippage in ("0", "0.002", "0.01")]
         assert [cell["equity"] for cell in row["runs"]] == expected
     text = plain_text(found.html)
     assert "judged at the most cautious assumptions of the sweep alone (Slippage fraction 0.01)" in text
@@ -163,6 +164,25 @@ def test_a_sweep_praises_nothing_on_few_episodes() -> None:
     assert found["best"]["trades"]["episodes"] < 20
     assert "good" not in {line["tone"] for line in found["verdict"]}
     assert any("too few to tell skill from luck" in line["text"] for line in found["verdict"])
+
+
+@pytest.mark.parametrize(
+    ("episodes", "sure", "tones"),
+    [
+        (20, {}, ["good", "good", "good", "good"]),
+        (19, {}, ["caution", "caution", "caution", "caution"]),
+        (19, {"deflated_sharpe": 0.3}, ["bad", "caution", "bad", "caution"]),
+        (20, {"probability": 0.5}, ["bad", "good", "good", "bad"]),
+        (20, {"loss_probability": 0.9}, ["caution", "good", "good", "caution"]),
+        (20, {"probability": None}, ["caution", "good", "good", "caution"]),
+    ],
+)
+def test_the_verdict_on_a_sweep(episodes: int, sure: dict[str, Any], tones: list[str]) -> None:
+    best = {"trades": {"entered": 90, "episodes": episodes}, "metrics": {"sharpe": {"value": 2.0}}}
+    known = {"deflated_sharpe": 0.99, "probability": 0.05, "loss_probability": 0.1, "splits": 70}
+    told = {"best": best, "judged": 5, "environment": "paper", "sensitivity": None}
+    told["overfitting"] = known | {"expected_best_sharpe": 0.8} | sure
+    assert [line.tone for line in sweep_verdict(told)] == tones
 
 
 @pytest.mark.parametrize(
@@ -274,7 +294,7 @@ def test_only_what_is_held_and_no_longer_traded_is_stranded(one: Pair) -> None:
         still_open(number=2, symbol="SH1"),
         still_open(number=3, symbol="SH2"),
         still_open(number=4, symbol="SH0"),
-        trade(5, symbol="SH1"),
+        trade(5, symbol="SH1", exit_quantity=99),  # its last fraction was paid out at a split
         still_open(number=6, symbol="SH1", entry_quantity=0, entry_price=None),
         still_open(number=7, symbol="UNKNOWN"),
     )

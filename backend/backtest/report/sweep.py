@@ -226,7 +226,9 @@ def _overfit(sure: Mapping[str, Any]) -> list[Statement]:
     if pbo is None:
         text = "The probability of overfitting needs two settings that traded and 40 sessions."
         return [Statement("caution", text)]
-    tone = "good" if pbo <= PBO_LOW else "bad" if pbo >= PBO_HIGH else "caution"
+    # A choice that holds its rank among losers is none to follow.
+    earned = sure["loss_probability"] < PBO_HIGH
+    tone = "bad" if pbo >= PBO_HIGH else "good" if pbo <= PBO_LOW and earned else "caution"
     text = (
         f"In {formats.share(pbo)} of {formats.grouped(sure['splits'])} splits the best in one half was no better "
         "than the median in the other (probability of overfitting)"
