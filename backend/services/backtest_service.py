@@ -122,7 +122,8 @@ async def report_of(session: AsyncSession, user_id: int, backtest_id: int) -> by
 
 
 async def withdraw(session: AsyncSession, user_id: int, backtest_id: int) -> tuple[Backtest, bool]:
-    """Cancel a backtest, or delete a finished one. A running one is stopped by its worker within a second or two.
+    """Cancel a backtest, or delete a finished one. A running one is stopped by its worker within a second or two, or at
+    once where its worker has not been heard of for the length of its claim.
 
     Returns the row as it then stands, and whether it was deleted (then as it was).
 
@@ -133,8 +134,9 @@ async def withdraw(session: AsyncSession, user_id: int, backtest_id: int) -> tup
     row = (await session.scalars(query.with_for_update())).first()
     if row is None:
         raise NotFoundError(f"You have no backtest {backtest_id}.")
-    if row.status is BacktestStatus.QUEUED:
+    if row.status is BacktestStatus.QUEUED or await _is_forsaken(session, row):
         row.status, row.finished_at = BacktestStatus.CANCELLED, func.clock_timestamp()
+        row.claim = row.claimed_until = None
     elif row.status is BacktestStatus.RUNNING:
         row.cancel_asked_at = row.cancel_asked_at or func.clock_timestamp()
     else:
@@ -143,6 +145,12 @@ async def withdraw(session: AsyncSession, user_id: int, backtest_id: int) -> tup
     await session.flush()
     await session.refresh(row)
     return row, False
+
+
+async def _is_forsaken(session: AsyncSession, row: Backtest) -> bool:
+    """Whether its worker has let the claim lapse: then nobody may be there to stop it."""
+    lapsed = select(Backtest.id).where(Backtest.id == row.id, Backtest.claimed_until < func.clock_timestamp())
+    return await session.scalar(lapsed) is not None
 
 
 def old_backtests(kept_days: int, kept_per_user: int, rows_max: int) -> tuple[Delete, ...]:

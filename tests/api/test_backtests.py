@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.api.routes.backtests import require_data
-from backend.api.schemas.backtests import BARS_MAX, BacktestBody, SweepBody, asked_in
+from backend.api.routes.backtests import require_days
+from backend.api.schemas.backtests import BARS_MAX, STEPS_MAX, BacktestBody, SweepBody, asked_in
 from backend.backtest.request import PARAMETERS, Rules, asked_of
 from backend.backtest.spec import Proceeds
+from backend.domain.calendar import standard_calendar
 from backend.domain.market import Product
 from backend.domain.modes import Mode
 from backend.domain.protections import DEFAULTS, Cooldown
@@ -23,6 +24,7 @@ from backend.services.backtest_queue import Progress
 from tests.api.backtest_calls import ASKED, claimed, create, get, made_by, problem_of
 from tests.api.conftest import Gateway, Someone
 
+CALENDAR = standard_calendar()
 PAGE = "<!doctype html><script>1</script>"
 
 
@@ -139,19 +141,69 @@ async def test_days_without_any_data_are_refused(own_gateway: Gateway) -> None:
         "no_data",
         "There is market data through 2022-12-31 only: ask for days in it.",
     )
-    own_gateway.market.data_through = date(2023, 1, 1)
+    own_gateway.market.data_through = date(2023, 1, 2)
     assert (await create(own_gateway, user)).status_code == 202
 
 
 async def test_days_partly_with_data_are_not(gateway: Gateway) -> None:
     clock = await gateway.trading.market_data.clock()
     asked = BacktestBody.model_validate(ASKED)
-    within = clock.model_copy(update={"data_from": asked.from_, "data_through": asked.to})
-    require_data(asked.from_, asked.to, within)
-    require_data(asked.from_, asked.to, clock.model_copy(update={"data_from": asked.to, "data_through": None}))
-    for known in ({"data_from": asked.to.replace(year=2024)}, {"data_through": asked.from_.replace(year=2022)}):
+    first, last = asked.from_, date(2023, 12, 29)
+    within = clock.model_copy(update={"data_from": first, "data_through": last})
+    require_days(first, last, within, CALENDAR)
+    require_days(first, last, clock.model_copy(update={"data_from": last, "data_through": None}), CALENDAR)
+    require_days(date(2001, 1, 1), last, clock.model_copy(update={"data_from": first}), CALENDAR)
+    for known in ({"data_from": last.replace(year=2024)}, {"data_through": first.replace(year=2022)}):
         with pytest.raises(InvalidRequestError, match="ask for days in it"):
-            require_data(asked.from_, asked.to, clock.model_copy(update=known))
+            require_days(first, last, clock.model_copy(update=known), CALENDAR)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "code", "said"),
+    [
+        ("2018-12-01", "2023-01-31", "year_not_recorded", "no calendar of 2018, only of the years from 2019 to 2026"),
+        ("2023-01-01", "2024-03-19", "days_to_come", "2024-03-19 is yet to come: ask for days up to 2024-03-18."),
+        ("2023-01-28", "2023-01-29", "closed", "The market was closed from 2023-01-28 to 2023-01-29: ask for other"),
+    ],
+)
+async def test_days_that_cannot_be_traded_are_refused_and_cost_nothing(
+    gateway: Gateway, first: str, last: str, code: str, said: str
+) -> None:
+    user = await gateway.someone("basic")
+    problem = problem_of(await create(gateway, user, {"from": first, "to": last}), 422)
+    assert problem.code == code
+    assert said in problem.detail
+    for _ in range(5):
+        await made_by(gateway, user)
+
+
+@pytest.mark.parametrize("name", ["a\u202eb", "a\u0085b", "a\u2066b", "a\u2028b", "a\x00b", "a\ufeffb"])
+async def test_a_name_hides_nothing(gateway: Gateway, name: str) -> None:
+    user = await gateway.someone("pro")
+    problem_of(await create(gateway, user, {"mode": None, "traders": [{"mode": "moderate", "name": name}]}), 422)
+
+
+def test_a_name_may_be_in_any_script() -> None:
+    for name in ("क्‍ष", "می‌خواهم", "Zoë ✓"):
+        body = ASKED | {"mode": None, "traders": [{"mode": "moderate", "name": name}]}
+        assert BacktestBody.model_validate(body).users()[0].name == name
+
+
+def test_what_was_accepted_once_can_be_shown_whatever_the_bounds_are_now() -> None:
+    stored = BacktestBody.model_validate(ASKED).stored(10) | {"interval": "1m", "universe": "top:200"}
+    stored["traders"][0]["name"] = "a\u202eb"
+    shown = asked_in(stored)
+    assert shown.bars > BARS_MAX
+    assert shown.stored(10) == stored
+
+
+def test_so_much_and_no_more_is_traded_in_one_backtest() -> None:
+    days = ASKED | {"interval": "1m", "universe": "nifty50", "to": "2023-03-31"}
+    bars = BacktestBody.model_validate(days).bars
+    fit = STEPS_MAX // bars
+    BacktestBody.model_validate(days | {"sweep": {"cluster_positions_max": list(range(1, fit + 1))}})
+    with pytest.raises(ValueError, match=r"in all, 20,000,000 at most: fewer traders, combinations"):
+        BacktestBody.model_validate(days | {"sweep": {"cluster_positions_max": list(range(1, fit + 2))}})
 
 
 # ---- what a worker reads of it

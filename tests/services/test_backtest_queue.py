@@ -204,6 +204,19 @@ async def test_a_queued_one_is_cancelled_at_once_and_never_runs(sessions, make_u
     assert await claim_next(sessions, "w", LEASE_S) is None
 
 
+async def test_one_whose_worker_has_gone_is_cancelled_at_once(sessions, make_user, ask) -> None:
+    user = await make_user()
+    made = await ask(user)
+    claim = await claim_next(sessions, "w", LEASE_S)
+    await silence(sessions)
+    async with sessions.begin() as session:
+        row, deleted = await service.withdraw(session, user, made)
+        assert (row.status, row.claim, deleted) == (BacktestStatus.CANCELLED, None, False)
+    assert await queue.renew(sessions, claim, Progress(), LEASE_S) is Standing.LOST
+    assert not await queue.finish(sessions, claim, {}, REPORT)
+    assert await claim_next(sessions, "another", LEASE_S) is None
+
+
 async def test_a_running_one_is_stopped_through_its_worker(sessions, make_user, ask) -> None:
     user = await make_user()
     made = await ask(user)

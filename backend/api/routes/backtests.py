@@ -19,6 +19,7 @@ from backend.api.schemas.backtests import (
     BacktestView,
 )
 from backend.api.schemas.common import ID_MAX, PageQuery, next_cursor
+from backend.domain.calendar import IST, Calendar, YearNotRecorded
 from backend.errors import InvalidRequestError
 from backend.models import BacktestStatus
 from backend.services import backtest_service
@@ -50,7 +51,7 @@ async def create_backtest(
     queue, and `/events` tells how it goes on."""
     async with state.sessions() as session:
         plan = await backtest_service.require_backtests(session, user.id)
-    require_data(body.from_, body.to, await state.trading.market_data.clock())
+    require_days(body.from_, body.to, await state.trading.market_data.clock(), state.trading.calendar.calendar)
     await require_strategies(state.trading.ml_service, body.strategies())
     request = body.stored(plan.auto_trades_per_day)
     async with state.sessions.begin() as session:
@@ -59,16 +60,31 @@ async def create_backtest(
     return BacktestReply.of(state.environment, row, "It waits for a worker.")
 
 
-def require_data(first: date, last: date, clock: ClockReply) -> None:
-    """Refuse days of which there is no data at all; what lies partly outside is cut, and the report says so.
+def require_days(first: date, last: date, clock: ClockReply, calendar: Calendar) -> None:
+    """Refuse days of which there is no data at all, that are yet to come, of a year without a calendar, or without a
+    session. What lies partly outside the data is cut, and the report says so.
 
     Raises:
         InvalidRequestError: the detail names the days there are.
     """
     begins, ends = clock.data_from, clock.data_through
+    today = clock.now.astimezone(IST).date()
+    if last > today:
+        raise InvalidRequestError(f"{last} is yet to come: ask for days up to {today}.", code="days_to_come")
     if (begins is not None and last < begins) or (ends is not None and first > ends):
         span = " ".join(f"{word} {day}" for word, day in (("from", begins), ("through", ends)) if day is not None)
         raise InvalidRequestError(f"There is market data {span} only: ask for days in it.", code="no_data")
+    first, last = max(first, begins or first), min(last, ends or last)
+    try:
+        sessions = calendar.sessions_between(first, last)
+    except YearNotRecorded as error:
+        years = f"from {min(calendar.years)} to {max(calendar.years)}"
+        raise InvalidRequestError(
+            f"There is no calendar of {error.year}, only of the years {years}: ask for days in them.",
+            code="year_not_recorded",
+        ) from error
+    if not sessions:
+        raise InvalidRequestError(f"The market was closed from {first} to {last}: ask for other days.", code="closed")
 
 
 @router.get("", **documented("list_backtests", 401))

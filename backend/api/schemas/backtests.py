@@ -1,12 +1,13 @@
 """Backtests on the wire: what may be asked, how far one is, what came of it."""
 
+import unicodedata
 from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainSerializer, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, StringConstraints, ValidationInfo, model_validator
 
 from backend.api.schemas.auto_trading import STRATEGIES_PER_USER_MAX
 from backend.api.schemas.common import Body, Line, MarketReply, Moment, Reply
@@ -26,8 +27,10 @@ TRADERS_MAX = 8
 SWEEP_VALUES_MAX = 20
 BARS_MAX = 8_000_000
 """Bars that one run reads: years of daily bars of any universe, a quarter of one-minute bars of fifty shares."""
-STEPS_MAX = 100_000_000
-"""Bars times traders or combinations."""
+STEPS_MAX = 20_000_000
+"""Bars times traders or combinations: what one process does within BACKTEST_SECONDS_MAX, and some to spare."""
+STORED = {"stored": True}
+"""Validation context of a request that was accepted before: bounds that have changed since do not matter to it."""
 
 _SHARES_OF = {"default": 5, "nifty50": 50}
 _SESSIONS_PER_DAY = 250 / 365
@@ -86,10 +89,26 @@ StrategyNames = Annotated[list[StrategyName], Field(max_length=STRATEGIES_PER_US
 _VALUES = Field(min_length=1, max_length=SWEEP_VALUES_MAX)
 
 
+_JOINERS = "\u200c\u200d"
+"""The format characters that Indian scripts are written with."""
+
+
+def _plain(name: str, info: ValidationInfo) -> str:
+    if info.context is not STORED and any(_is_invisible(character) for character in name):
+        raise ValueError("a name holds no control characters and none that turn the direction of the text")
+    return name
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and character not in _JOINERS
+
+
 class TraderBody(Body):
     """One user to be simulated, with an account of their own."""
 
-    name: Annotated[Line, Field(max_length=40)] = Field(default="", description="The mode's where it is empty.")
+    name: Annotated[Line, Field(max_length=40), AfterValidator(_plain)] = Field(
+        default="", description="The mode's where it is empty."
+    )
     mode: Mode
     capital: Capital = Field(default=Decimal(500_000), description="Rupees at the start.")
     product: Product = Product.CNC
@@ -144,7 +163,7 @@ class BacktestBody(Body):
     sweep: SweepBody | None = None
 
     @model_validator(mode="after")
-    def _possible(self) -> "BacktestBody":
+    def _possible(self, info: ValidationInfo) -> "BacktestBody":
         if (self.mode is None) == (self.traders is None):
             raise ValueError("give either mode or traders")
         self._check_days()
@@ -158,7 +177,8 @@ class BacktestBody(Body):
             raise ValueError("a sweep is of one trader")
         if self.sweep is not None and not self.sweep.given():
             raise ValueError("the sweep names no parameter")
-        self._check_size(self.combinations * len(names))
+        if info.context is not STORED:
+            self._check_size(self.combinations * len(names))
         return self
 
     def _check_days(self) -> None:
@@ -175,7 +195,10 @@ class BacktestBody(Body):
                 f"about {self.bars:,} bars would be read, {BARS_MAX:,} at most: fewer days or shares, or longer bars"
             )
         if self.bars * runs > STEPS_MAX:
-            raise ValueError(f"{runs} runs over {self.bars:,} bars each are too much: fewer combinations or days")
+            raise ValueError(
+                f"{runs} runs over {self.bars:,} bars each are {self.bars * runs:,} in all, {STEPS_MAX:,} at most: "
+                "fewer traders, combinations, days or shares, or longer bars"
+            )
 
     @property
     def bars(self) -> int:
@@ -224,11 +247,11 @@ def _stored_trader(trader: TraderBody, entries_per_day: int) -> dict[str, Any]:
 
 
 def asked_in(stored: Mapping[str, Any]) -> BacktestBody:
-    """The request that was stored, in the API's own shape and whole."""
+    """The request that was stored, in the API's own shape and whole. What is too large by now is read, too."""
     traders = [
         trader | {"protections": ProtectionRules.of(from_stored(trader["protections"]))} for trader in stored["traders"]
     ]
-    return BacktestBody.model_validate({**stored, "traders": traders})
+    return BacktestBody.model_validate({**stored, "traders": traders}, context=STORED)
 
 
 class ProgressView(Reply):
