@@ -33,6 +33,7 @@ from contracts.common import Environment
 from contracts.market import Interval
 from contracts.predictions import WALK_FORWARD
 from sauda.backtest_check import checked, print_checked
+from sauda.backtest_files import record_fault, report_name, require_writable
 from sauda.backtest_request import body_of
 from sauda.backtest_stack import backtest_stack, environment_of
 from sauda.backtest_summary import print_summary
@@ -77,7 +78,7 @@ def backtest(
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes of a sweep (default: the cores).")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The report (default: DATA_DIR/backtests/MODE-FROM-TO.html).")
+        Path | None, typer.Option(help="The report (default: below DATA_DIR/backtests, named by what is asked).")
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="The figures as JSON.")] = None,
     check: Annotated[
@@ -112,18 +113,46 @@ def backtest(
             sweep=sweep_over or [],
         )
         asked = asked_of(body.stored(entries_per_day), Rules.of(Settings()))
+        if not check:
+            _require_writable(out, json_out)
+        market = environment_of(data_dir.resolve(), environment, console)
         if check:
-            raise typer.Exit(_check(asked, data_dir.resolve(), environment, console))
-        name = "-".join([*(m.value for m in mode), str(asked.spec.first), str(asked.spec.last)]) + ".html"
-        outputs = Outputs(out or data_dir / "backtests" / name, json_out, jobs or os.cpu_count() or 1)
-        interrupted = _backtest(asked, data_dir.resolve(), environment, outputs, console)
+            raise typer.Exit(_check(asked, data_dir.resolve(), market, console))
+        report = out or data_dir / "backtests" / report_name(asked, market)
+        outputs = Outputs(report, json_out, jobs or os.cpu_count() or 1)
+        interrupted = _backtest(asked, data_dir.resolve(), market, outputs, console)
     except (DataFolderError, ServiceFailedError, SweepError, SaudaError, ValueError, OSError) as error:
         console.print(f"[red]The backtest cannot be done:[/] {escape(_line(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
         console.print("Interrupted before anything was traded.")
         raise typer.Exit(INTERRUPTED) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        _print_broken(error, _log_of(data_dir.resolve() / "backtests"), console)
+        raise typer.Exit(FAILED) from None
     raise typer.Exit(INTERRUPTED if interrupted else 0)
+
+
+def _require_writable(out: Path | None, json_out: Path | None) -> None:
+    """Try the files that are named before the work. Raises OSError, ValueError."""
+    if out is not None and json_out is not None and out.resolve() == json_out.resolve():
+        raise ValueError(f"--out and --json are both {out}: give two paths")
+    for option, path in (("--out", out), ("--json", json_out)):
+        if path is not None:
+            require_writable(option, path)
+
+
+def _log_of(own: Path) -> Path:
+    return own / "logs" / "backtest.log"
+
+
+def _print_broken(error: Exception, log_file: Path, console: Console) -> None:
+    """A fault of the program's own: one line here, the traceback in the log."""
+    record_fault(error, log_file)
+    what = f"{type(error).__name__}: {_line(error)}; the log has all of it: {log_file}"
+    console.print(f"[red]The backtest broke off:[/] {escape(what)}", highlight=False, soft_wrap=True)
 
 
 def _line(error: Exception) -> str:
@@ -134,14 +163,11 @@ def _line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _backtest(
-    asked: Asked, data_dir: Path, environment: Environment | None, outputs: Outputs, console: Console
-) -> bool:
+def _backtest(asked: Asked, data_dir: Path, market: Environment, outputs: Outputs, console: Console) -> bool:
     """Everything from the services to the files. True where it was interrupted."""
-    market = environment_of(data_dir, environment, console)
     with ExitStack() as stack:
         urls, own = stack.enter_context(backtest_stack(data_dir, market, asked, console))
-        log.configure("INFO", own / "logs" / "backtest.log")
+        log.configure("INFO", _log_of(own))
         rules = Rules.of(Settings())
         world = World(urls["DATA_SERVICE_URL"], urls["ML_SERVICE_URL"], rules, standard_calendar())
         tell = stack.enter_context(_bar(console))
@@ -157,11 +183,10 @@ def _backtest(
     return interrupted
 
 
-def _check(asked: Asked, data_dir: Path, environment: Environment | None, console: Console) -> int:
+def _check(asked: Asked, data_dir: Path, market: Environment, console: Console) -> int:
     """Look for what knows of later days. The exit status."""
-    market = environment_of(data_dir, environment, console)
     with backtest_stack(data_dir, market, asked, console) as (urls, own):
-        log.configure("INFO", own / "logs" / "backtest.log")
+        log.configure("INFO", _log_of(own))
         rules = Rules.of(Settings())
         world = World(urls["DATA_SERVICE_URL"], urls["ML_SERVICE_URL"], rules, standard_calendar())
         with _bar(console) as tell:

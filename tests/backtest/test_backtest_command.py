@@ -1,7 +1,7 @@
 """`sauda backtest`: its options are the API's request, and what cannot be done is one line and exit status 2."""
 
 from datetime import date
-from decimal import Decimal
+from decimal import Decimal, DivisionUndefined, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from backend.domain.modes import Mode
 from contracts.common import Environment
 from contracts.market import Interval
 from sauda import __main__ as command_line
+from sauda import backtest
+from sauda.backtest_files import report_name, require_writable
 from sauda.backtest_request import body_of, swept
 from sauda.backtest_stack import environment_of
 from sauda.embedded import hold_folder
@@ -120,6 +122,72 @@ def test_a_folder_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         reply = CliRunner().invoke(command_line.app, ["backtest", *DAYS, "--data-dir", str(tmp_path)])
     assert reply.exit_code == 2
     assert "another Sauda runs on" in reply.output
+
+
+@pytest.mark.parametrize("option", ["--out", "--json"])
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "report"):
+        reply = CliRunner().invoke(
+            command_line.app, ["backtest", *DAYS, option, str(path), "--data-dir", str(tmp_path / "data")]
+        )
+        assert (reply.exit_code, len(reply.output.strip().splitlines())) == (2, 1), reply.output
+        assert f"{option} {path} cannot be written" in reply.output
+    assert not (tmp_path / "data").exists()
+    both = ["--out", str(tmp_path / "one"), "--json", str(tmp_path / "one")]
+    reply = CliRunner().invoke(command_line.app, ["backtest", *DAYS, *both, "--data-dir", str(tmp_path / "data")])
+    assert "give two paths" in reply.output
+
+
+def test_trying_a_path_leaves_it_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "old.html").write_text("kept")
+    require_writable("--out", tmp_path / "old.html")
+    require_writable("--out", tmp_path / "new" / "one.html")
+    assert (tmp_path / "old.html").read_text() == "kept"
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_each_backtest_has_a_report_of_its_own() -> None:
+    def name(market: Environment = Environment.PAPER, **changes: Any) -> str:
+        return report_name(asked_of(body_of(**options(**changes)).stored(7), Rules()), market)
+
+    assert name().startswith("moderate-nifty50-2023-01-01-2023-12-31-")
+    assert name() == name()
+    assert name(sweep=["mode=moderate,aggressive"]).startswith("sweep-mode-nifty50-")
+    assert name(universe="A,B,C,D").startswith("moderate-4-shares-")
+    assert name(universe="top:20").startswith("moderate-top20-")
+    others = [
+        name(Environment.SIMULATED),
+        name(universe="A,B,C,D"),
+        name(universe="A,B,C,E"),
+        name(capital="1000"),
+        name(slippage_bps=3.0),
+        name(modes=[Mode.MODERATE, Mode.AGGRESSIVE]),
+        name(sweep=["mode=moderate,aggressive"]),
+        name(sweep=["mode=moderate,conservative"]),
+        name(model="2026-02-27"),
+    ]
+    assert len({*others, name()}) == len(others) + 1
+
+
+def test_a_fault_of_its_own_is_one_line_and_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def broken(*_: Any) -> bool:
+        raise InvalidOperation([DivisionUndefined])
+
+    monkeypatch.setattr(backtest, "_backtest", broken)
+    reply = CliRunner().invoke(
+        command_line.app, ["backtest", *DAYS, "--environment", "simulated", "--data-dir", str(tmp_path)]
+    )
+    assert (reply.exit_code, len(reply.output.strip().splitlines())) == (2, 1), reply.output
+    log_file = tmp_path / "backtests" / "logs" / "backtest.log"
+    assert reply.output.startswith("The backtest broke off: InvalidOperation: ")
+    assert reply.output.strip().endswith(str(log_file))
+    assert "raise InvalidOperation" in log_file.read_text()
 
 
 def test_recorded_bars_come_before_the_simulated_market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
