@@ -91,7 +91,9 @@ class Settings(BaseSettings):
     backtest_memory_mb_max: int = Field(
         default=4096, ge=256, description="Address space of one backtest's process, in MB; it fails beyond."
     )
-    backtest_seconds_max: int = Field(default=900, ge=10, description="Real seconds that one backtest may take.")
+    backtest_seconds_max: int = Field(
+        default=900, ge=10, description="Real seconds that one backtest may take, not counting the wait for models."
+    )
     backtests_kept_days: int = Field(default=90, ge=1, description="Real days that a finished backtest is kept.")
     backtests_kept_per_user: int = Field(
         default=200, ge=1, description="Finished backtests kept of one user; older ones are dropped."
