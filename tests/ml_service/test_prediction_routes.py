@@ -246,7 +246,7 @@ async def test_waiting_for_another_request_counts_too(
         begun = wall.perf_counter()
         found = await asyncio.gather(*(problem_of(http, body) for _ in range(6)))
         assert {problem.code for problem in found} == {"data_service_unavailable"}
-        assert wall.perf_counter() - begun < 1.5
+        assert wall.perf_counter() - begun < 2.5  # one after the other they would take three
 
 
 async def test_what_was_computed_is_refreshed_after_a_while(
