@@ -95,7 +95,8 @@ def backtest(
     done; 1: interrupted; 2: it could not start; 3: --check found something that knows of later days.
     """
     console = Console()
-    try:
+
+    def work() -> int:
         body = body_of(
             modes=mode,
             first=first.date(),
@@ -117,22 +118,26 @@ def backtest(
             _require_writable(out, json_out)
         market = environment_of(data_dir.resolve(), environment, console)
         if check:
-            raise typer.Exit(_check(asked, data_dir.resolve(), market, console))
+            return _check(asked, data_dir.resolve(), market, console)
         report = out or data_dir / "backtests" / report_name(asked, market)
         outputs = Outputs(report, json_out, jobs or os.cpu_count() or 1)
-        interrupted = _backtest(asked, data_dir.resolve(), market, outputs, console)
+        return INTERRUPTED if _backtest(asked, data_dir.resolve(), market, outputs, console) else 0
+
+    raise typer.Exit(_exit_status(work, _log_of(data_dir.resolve() / "backtests"), console))
+
+
+def _exit_status(work: Callable[[], int], log_path: Path, console: Console) -> int:
+    """What `work` returns; what goes wrong is told in one line."""
+    try:
+        return work()
     except (DataFolderError, ServiceFailedError, SweepError, SaudaError, ValueError, OSError) as error:
         console.print(f"[red]The backtest cannot be done:[/] {escape(_line(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
         console.print("Interrupted before anything was traded.")
-        raise typer.Exit(INTERRUPTED) from None
-    except typer.Exit:
-        raise
+        return INTERRUPTED
     except Exception as error:
-        _print_broken(error, _log_of(data_dir.resolve() / "backtests"), console)
-        raise typer.Exit(FAILED) from None
-    raise typer.Exit(INTERRUPTED if interrupted else 0)
+        _print_broken(error, log_path, console)
+    return FAILED
 
 
 def _require_writable(out: Path | None, json_out: Path | None) -> None:
