@@ -33,7 +33,43 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="Signs access tokens: at least 32 bytes. `sauda up` makes one in the data folder.",
     )
-    access_token_minutes: int = Field(default=60, ge=1, le=1440, description="Life of an access token in minutes.")
+    secret_key_previous: SecretStr = Field(
+        default=SecretStr(""), description="The key before SECRET_KEY: its tokens are taken until they expire."
+    )
+    access_token_minutes: int = Field(default=10, ge=1, le=10, description="Life of an access token in minutes.")
+    session_days: int = Field(default=30, ge=1, le=90, description="Days after which a login ends, used or not.")
+    session_idle_days: int = Field(default=7, ge=1, le=90, description="Days without use after which a login ends.")
+    master_key_file: Path | None = Field(
+        default=None,
+        description="File of master keys that seal secrets: a line `name:base64 of 32 bytes` each, the first seals.",
+    )
+    master_keys: SecretStr = Field(
+        default=SecretStr(""), description="The same as MASTER_KEY_FILE in one variable, the keys apart by commas."
+    )
+    public_url: str = Field(
+        default="http://127.0.0.1:8000", description="Where users reach the frontend: the beginning of links in mails."
+    )
+    smtp_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="Mail server: smtp://USER:PASSWORD@HOST:587 or smtps://…; empty: mails are printed.",
+    )
+    mail_from: str = Field(default="Sauda <sauda@localhost>", description="Sender of mails.")
+    redis_url: str = Field(
+        default="", description="Redis that counts requests for all gateways; empty: each counts its own."
+    )
+    trusted_proxies: list[str] = Field(
+        default=[], description="Addresses or networks of proxies whose X-Forwarded-For is believed, as a JSON list."
+    )
+    payment_provider: str = Field(default="manual", description="Who collects for plans: manual or razorpay.")
+    razorpay_key_id: str = Field(default="", description="Razorpay's API key.")
+    razorpay_key_secret: SecretStr = Field(default=SecretStr(""), description="The secret of that key.")
+    razorpay_webhook_secret: SecretStr = Field(default=SecretStr(""), description="Signs Razorpay's webhooks.")
+    razorpay_url: str = Field(default="https://api.razorpay.com", description="Razorpay's API.")
+    billing_grace_days: int = Field(default=7, ge=0, le=60, description="Days an unpaid plan goes on.")
+    seller_name: str = Field(default="", description="Who issues invoices; none are issued where empty.")
+    seller_address: str = Field(default="", description="The seller's address on invoices.")
+    seller_state_code: str = Field(default="", description="The seller's GST state code, two digits.")
+    seller_gstin: str = Field(default="", description="The seller's GSTIN; no tax is charged where empty.")
     trader_enabled: bool = Field(
         default=True, description="Run the trading loop inside the gateway; false where a separate trader runs."
     )

@@ -1,13 +1,23 @@
-"""The database: one engine per process, and the few statements that must be the same everywhere."""
+"""The database: engines, in whose place a transaction works, and the few statements that must be the same everywhere.
 
-from collections.abc import Sequence
+Row-level security (migration 0007) shows each role its rows. The API works as APPLICATION_ROLE, and then sees the
+rows of the one user that `act_for` named, or none; `acting_as` takes another role for a block, where a caller may be
+anybody (IDENTITY_ROLE) or is an administrator (OPERATOR_ROLE). The trading loop works as TRADER_ROLE throughout.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from typing import Any, cast
 
 import asyncpg
 import orjson
-from sqlalchemy import bindparam, text
+from sqlalchemy import Connection, Table, bindparam, event, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, SessionTransaction
 
 Sessions = async_sessionmaker[AsyncSession]
 
@@ -20,13 +30,24 @@ def _dumps(value: Any) -> str:
 
 
 APPLICATION_ROLE = "sauda_app"
-"""The role every query runs under: it owns no table, and may only add to the books (migration 0002)."""
+"""The API: the rows of one user, none without one; of trading it may read, and write no order."""
+IDENTITY_ROLE = "sauda_identity"
+"""Registering, logging in, tokens and keys: who somebody is, across users."""
+OPERATOR_ROLE = "sauda_operator"
+"""Administrators, billing, mail: everybody's rows, but for what may only be added to."""
+TRADER_ROLE = "sauda_trader"
+"""The trading loop and the workers of backtests: everybody's orders, nobody's password."""
+
+_place: ContextVar[int | str | None] = ContextVar("place", default=None)
+"""A user's id, or the role taken for a while."""
 
 
-def create_engine(database_url: str, *, pool_size: int = 10, owner: bool = False) -> AsyncEngine:
+def create_engine(
+    database_url: str, *, role: str = TRADER_ROLE, pool_size: int = 10, owner: bool = False
+) -> AsyncEngine:
     """An engine for a `postgresql://` URL (a Unix socket as `?host=DIR`). Connections are checked before use.
 
-    `owner` works as the URL's own user, for migrations and whoever creates databases.
+    All of them work as `role`; with `owner` as the URL's own user, for migrations and whoever creates databases.
     """
     url = database_url.replace("postgresql://", "postgresql+asyncpg://", 1).replace("postgres:@", "postgres@")
     return create_async_engine(
@@ -40,7 +61,7 @@ def create_engine(database_url: str, *, pool_size: int = 10, owner: bool = False
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
             "command_timeout": 30,
-            "server_settings": {} if owner else {"role": APPLICATION_ROLE},
+            "server_settings": {} if owner else {"role": role},
         },
     )
 
@@ -61,6 +82,53 @@ def create_sessions(engine: AsyncEngine) -> Sessions:
     return async_sessionmaker(engine, expire_on_commit=False)
 
 
+class TenantSession(Session):
+    """A session whose every transaction begins by taking its place: the caller's, or the role of `acting_as`."""
+
+
+@event.listens_for(TenantSession, "after_begin")
+def _take_place(session: Session, transaction: SessionTransaction, connection: Connection) -> None:  # noqa: ARG001
+    place = _place.get()
+    if isinstance(place, int):
+        connection.execute(_SET_USER, {"user_id": str(place)})
+    elif place is not None:
+        connection.execute(text(f"SET LOCAL ROLE {place}"))
+
+
+_SET_USER = text("SELECT set_config('sauda.user_id', :user_id, true)")
+
+
+def create_tenant_sessions(engine: AsyncEngine) -> Sessions:
+    """Sessions of an APPLICATION_ROLE engine: each transaction sees what `act_for` or `acting_as` lets it see."""
+    return async_sessionmaker(engine, expire_on_commit=False, sync_session_class=TenantSession)
+
+
+def act_for(user_id: int | None) -> None:
+    """From here on this task's transactions see the rows of that user; of nobody with None."""
+    _place.set(user_id)
+
+
+@contextmanager
+def acting_as(role: str) -> Iterator[None]:
+    """Transactions that begin in this block work as IDENTITY_ROLE or OPERATOR_ROLE.
+
+    Raises:
+        ValueError: another role.
+    """
+    if role not in {IDENTITY_ROLE, OPERATOR_ROLE}:
+        raise ValueError(f"{role} is no role to take for a while")
+    token = _place.set(role)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+def act_as_operator() -> None:
+    """From here on this task's transactions see everybody's rows: its caller is an administrator, or support."""
+    _place.set(OPERATOR_ROLE)
+
+
 _LOCK_ACCOUNT = text("SELECT 1 FROM broker_accounts WHERE id = :account_id FOR NO KEY UPDATE")
 
 
@@ -79,9 +147,23 @@ async def next_ids(session: AsyncSession, sequence: str, count: int) -> list[int
     return list((await session.scalars(_NEXT_IDS, {"sequence": sequence, "count": count})).all())
 
 
-async def copy_rows(session: AsyncSession, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-    """COPY rows into a table inside the session's transaction: the fastest way in, with every constraint checked."""
+async def insert_rows(
+    session: AsyncSession, table: Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert many rows by one statement, a column as one array each: row-level security forbids COPY.
+
+    Joins the transaction. No column may itself be an array.
+    """
+    if not rows:
+        return
     connection = await session.connection()
     raw = await connection.get_raw_connection()
     driver = cast("asyncpg.Connection", raw.driver_connection)
-    await driver.copy_records_to_table(table, columns=list(columns), records=rows)
+    await driver.execute(_insert_statement(table, tuple(columns)), *map(list, zip(*rows, strict=True)))
+
+
+@cache
+def _insert_statement(table: Table, columns: tuple[str, ...]) -> str:
+    dialect = postgresql.dialect()
+    arrays = (f"${number}::{table.c[name].type.compile(dialect)}[]" for number, name in enumerate(columns, start=1))
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM unnest({', '.join(arrays)})"  # noqa: S608 - names of our own

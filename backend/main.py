@@ -21,7 +21,7 @@ from backend.api.app import create_api
 from backend.api.state import ApiState
 from backend.brokers.paper import PaperBroker, PaperMarket
 from backend.config import Settings
-from backend.db import Sessions, create_engine, create_sessions
+from backend.db import APPLICATION_ROLE, Sessions, create_engine, create_sessions, create_tenant_sessions
 from backend.domain.calendar import standard_calendar
 from backend.errors import SaudaError
 from backend.security import Security
@@ -183,6 +183,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The gateway: the REST API, and the trading loop inside it unless a separate trader runs."""
     settings = settings or Settings()
     wired = wire(settings, log.announce)
+    api_engine = create_engine(settings.database_url, role=APPLICATION_ROLE)
+    api_sessions = create_tenant_sessions(api_engine)
     board = QuoteBoard(wired.trading.market_data, settings.environment)
 
     loops: list[TradingLoop] = []
@@ -191,7 +193,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             paced = await at_market_speed(settings, wired)
             # Orders by hand pass the same gate as the trader's.
-            app.state.api = replace(state, trading=paced.trading)
+            app.state.api = replace(state, desk=paced.trading, trading=replace(paced.trading, sessions=api_sessions))
             if settings.trader_enabled:
                 loops.append(await start_loop(settings, paced))
         except Exception:
@@ -209,6 +211,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         for loop in loops:
             loop.stop()
         await wired.close()
+        await api_engine.dispose()
 
     def trouble() -> str:
         if settings.trader_enabled and not loops:
@@ -216,8 +219,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return "; ".join(loop.complaint for loop in loops if loop.complaint)
 
     state = ApiState(
-        sessions=wired.sessions,
-        trading=wired.trading,
+        sessions=api_sessions,
+        trading=replace(wired.trading, sessions=api_sessions),
+        desk=wired.trading,
         security=Security(settings.secret_key.get_secret_value(), settings.access_token_minutes, real_now),
         quote_board=board,
         streams=create_streams(board, wired.trading.market_data, wired.trading.calendar, settings.environment),

@@ -10,8 +10,8 @@ from argon2 import PasswordHasher
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.db import create_engine, create_sessions
-from backend.models import Role, User
+from backend.db import OPERATOR_ROLE, create_engine, create_sessions
+from backend.models import Credential, Role, User
 
 admin = typer.Typer(no_args_is_help=True)
 
@@ -47,15 +47,17 @@ def _embedded_url() -> str:
 
 
 async def _make_admin(url: str, email: str) -> str | None:
-    engine = create_engine(url, pool_size=1)
+    engine = create_engine(url, role=OPERATOR_ROLE, pool_size=1)
     try:
         async with create_sessions(engine).begin() as session:
             user = await session.scalar(select(User).where(func.lower(User.email) == email.lower()))
             password = None
             if user is None:
                 password = secrets.token_urlsafe(12)
-                user = User(email=email, password_hash=PasswordHasher().hash(password))
+                user = User(email=email)
                 session.add(user)
+                await session.flush()
+                session.add(Credential(user_id=user.id, password_hash=PasswordHasher().hash(password)))
             user.role = Role.ADMIN
             return password
     finally:

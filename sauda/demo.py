@@ -13,7 +13,7 @@ import httpx
 from argon2 import PasswordHasher
 from sqlalchemy import func, select
 
-from backend.db import create_engine, create_sessions
+from backend.db import OPERATOR_ROLE, create_engine, create_sessions
 from backend.domain.modes import Mode
 from backend.models import User
 from contracts.market import ClockReply, InstrumentsReply
@@ -47,7 +47,7 @@ def ensure_demo_users(database_url: str, data_service_url: str, data_dir: Path) 
 
 async def _ensure(database_url: str, symbols: list[str], now: datetime, data_dir: Path) -> list[DemoUser]:
     users = [DemoUser(plan, f"{plan}@demo.sauda.example", secrets.token_urlsafe(12)) for plan in MODES]
-    engine = create_engine(database_url, pool_size=1)
+    engine = create_engine(database_url, role=OPERATOR_ROLE, pool_size=1)
     try:
         async with create_sessions(engine).begin() as session:
             emails = [user.email for user in users]
@@ -57,7 +57,8 @@ async def _ensure(database_url: str, symbols: list[str], now: datetime, data_dir
                 password_hash = PasswordHasher().hash(user.password)
                 await create_paper_user(
                     session,
-                    User(email=user.email, password_hash=password_hash, name=f"Demo {user.plan}"),
+                    User(email=user.email, name=f"Demo {user.plan}"),
+                    password_hash=password_hash,
                     plan=user.plan,
                     mode=MODES[user.plan],
                     symbols=symbols,

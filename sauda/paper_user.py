@@ -12,6 +12,7 @@ from backend.models import (
     AutoTradeSettings,
     BrokerAccount,
     BrokerAccountStatus,
+    Credential,
     Subscription,
     SubscriptionStatus,
     User,
@@ -23,6 +24,7 @@ async def create_paper_user(
     session: AsyncSession,
     user: User,
     *,
+    password_hash: str | None = None,
     plan: str,
     mode: Mode | None,
     symbols: list[str],
@@ -31,10 +33,14 @@ async def create_paper_user(
 ) -> None:
     """Add `user` with a primary paper account of `rupees`; with a mode, also the active plan and enabled auto-trading.
 
+    Without a `password_hash` nobody can log in as this user.
+
     Joins the caller's transaction.
     """
     session.add(user)
     await session.flush()
+    if password_hash is not None:
+        session.add(Credential(user_id=user.id, password_hash=password_hash))
     account = BrokerAccount(
         user_id=user.id,
         broker=PaperBroker.name,

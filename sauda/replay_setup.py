@@ -87,5 +87,5 @@ async def create_users(
     opens = first.continuous_open(StockClass.NON_CAS)
     async with sessions.begin() as session:
         for mode in modes:
-            user = User(email=f"{mode}@replay.sauda.example", password_hash=UNUSABLE_PASSWORD, name=f"Replay {mode}")
+            user = User(email=f"{mode}@replay.sauda.example", name=f"Replay {mode}")
             await create_paper_user(session, user, plan=PLAN, mode=mode, symbols=symbols, rupees=capital, at=opens)

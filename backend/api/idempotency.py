@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from backend.api.deps import api_state, current_user
+from backend.api.deps import api_state, authenticated
 from backend.api.problems import problem_response, request_id_of
 from backend.api.state import ApiState
 from backend.services.idempotency_service import Answer, Claim, InFlightError, KeyedRequest, claim, finish, release
@@ -72,7 +72,7 @@ class IdempotentRoute(APIRoute):
             return
         request = Request(scope, receive)
         state = api_state(request)
-        user = await current_user(state, await _bearer(request))
+        user = (await authenticated(request, state, await _bearer(request))).user
         body = await request.body()
         try:
             claimed = await claim(state.sessions, KeyedRequest(user.id, "POST", self.path_format, key), body)

@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backend.errors import SaudaError
+from backend.db import act_for
+from backend.errors import SaudaError, TooManyRequestsError
 from contracts.common import Problem
 
 log = structlog.get_logger()
@@ -75,6 +76,8 @@ async def _sauda_error(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     elif error.status == 503:
         headers["Retry-After"] = "5"
+    elif isinstance(error, TooManyRequestsError):
+        headers["Retry-After"] = str(error.retry_after_s)
     if error.status >= 500:
         log.warning("request_failed", code=error.code, detail=error.detail, path=request.url.path)
     return problem_response(
@@ -138,6 +141,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        act_for(None)  # until it is known who calls
         request_id = _request_id(scope)
         scope["request_id"] = request_id
         started = False

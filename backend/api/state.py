@@ -18,10 +18,15 @@ def _no_trouble() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ApiState:
-    """The API's collaborators. `trouble` is what /health should say; an empty text means that all is well."""
+    """The API's collaborators. `trouble` is what /health should say; an empty text means that all is well.
+
+    `sessions` and those of `trading` see what the caller may see; `desk` is the trading engine itself, which alone
+    writes orders and the state of trading.
+    """
 
     sessions: Sessions
     trading: Trading
+    desk: Trading
     security: Security
     quote_board: QuoteBoard
     streams: Streams

@@ -1,9 +1,12 @@
 """The tables. Importing this package registers all of them on `Base.metadata`."""
 
+from backend.models.audit import AuditEntry, AuditHead
 from backend.models.auto_trade import AutoTrade, AutoTradeSettings, Decision
 from backend.models.backtest import Backtest, BacktestStatus, BacktestUsage
 from backend.models.base import Base
-from backend.models.broker_account import BrokerAccount, BrokerAccountStatus
+from backend.models.billing import BillingDetails, Invoice, InvoiceSeries, Payment, PaymentEvent, PaymentStatus
+from backend.models.broker_account import BrokerAccount, BrokerAccountStatus, BrokerCredential
+from backend.models.consent import Consent
 from backend.models.corporate_action import (
     AccountAction,
     AccountActionStatus,
@@ -12,29 +15,50 @@ from backend.models.corporate_action import (
 )
 from backend.models.cycle import Cycle, CycleShard, CycleStatus, fencing_token
 from backend.models.idempotency import IdempotencyKey
+from backend.models.identity import (
+    ApiKey,
+    Credential,
+    EmailPurpose,
+    EmailToken,
+    LoginDelay,
+    LoginSession,
+    RecoveryCode,
+    RefreshToken,
+)
 from backend.models.ledger import DayEquity, LedgerBalance, LedgerEntry, journal_number
-from backend.models.live_permission import LivePermission
+from backend.models.live_permission import ComplianceKind, ComplianceRecord, LivePermission
 from backend.models.order import Fill, Order, OrderEvent, OrderOrigin
 from backend.models.paper import PaperAction, PaperEntry, PaperEntryKind, PaperOrder, PaperTrade
-from backend.models.plan import DailyUsage, Plan, Subscription, SubscriptionStatus
+from backend.models.plan import CURRENT, Billing, DailyUsage, Feature, Plan, Subscription, SubscriptionStatus
 from backend.models.platform import CalendarOverride, Deployment, OutboxMessage
 from backend.models.trading_state import TradingStatePeriod
 from backend.models.user import Role, User
 
 __all__ = [
+    "CURRENT",
     "AccountAction",
     "AccountActionStatus",
+    "ApiKey",
+    "AuditEntry",
+    "AuditHead",
     "AutoTrade",
     "AutoTradeSettings",
     "Backtest",
     "BacktestStatus",
     "BacktestUsage",
     "Base",
+    "Billing",
+    "BillingDetails",
     "BrokerAccount",
     "BrokerAccountStatus",
+    "BrokerCredential",
     "CalendarOverride",
+    "ComplianceKind",
+    "ComplianceRecord",
+    "Consent",
     "CorporateActionDay",
     "CorporateActionRecord",
+    "Credential",
     "Cycle",
     "CycleShard",
     "CycleStatus",
@@ -42,11 +66,18 @@ __all__ = [
     "DayEquity",
     "Decision",
     "Deployment",
+    "EmailPurpose",
+    "EmailToken",
+    "Feature",
     "Fill",
     "IdempotencyKey",
+    "Invoice",
+    "InvoiceSeries",
     "LedgerBalance",
     "LedgerEntry",
     "LivePermission",
+    "LoginDelay",
+    "LoginSession",
     "Order",
     "OrderEvent",
     "OrderOrigin",
@@ -56,7 +87,12 @@ __all__ = [
     "PaperEntryKind",
     "PaperOrder",
     "PaperTrade",
+    "Payment",
+    "PaymentEvent",
+    "PaymentStatus",
     "Plan",
+    "RecoveryCode",
+    "RefreshToken",
     "Role",
     "Subscription",
     "SubscriptionStatus",

@@ -1,8 +1,8 @@
-"""A user's account at a broker, through which orders go."""
+"""A user's account at a broker, through which orders go, and the sealed credentials that open it."""
 
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, String, UniqueConstraint, text
+from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.models.base import Base, BigId, CreatedAt, enum_type
@@ -29,4 +29,23 @@ class BrokerAccount(Base):
     __table_args__ = (
         UniqueConstraint("id", "user_id"),
         Index("uq_broker_accounts_primary", "user_id", unique=True, postgresql_where=text("is_primary")),
+    )
+
+
+class BrokerCredential(Base):
+    """One secret field of an account, sealed by backend/vault.py: without the master key `key_id` it says nothing."""
+
+    __tablename__ = "broker_credentials"
+
+    account_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    field: Mapped[str] = mapped_column(String(40), primary_key=True)
+    user_id: Mapped[int] = mapped_column(BigInteger)
+    key_id: Mapped[str] = mapped_column(String(40), index=True)
+    wrapped_key: Mapped[bytes] = mapped_column(LargeBinary)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    updated_at: Mapped[CreatedAt]
+
+    __table_args__ = (
+        # One check proves that the account is the user's own.
+        ForeignKeyConstraint(["account_id", "user_id"], ["broker_accounts.id", "broker_accounts.user_id"]),
     )

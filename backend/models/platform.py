@@ -31,7 +31,11 @@ class Deployment(Base):
 
 
 class OutboxMessage(Base):
-    """A message written in the transaction it tells of, and delivered afterwards."""
+    """A message written in the transaction it tells of, and delivered afterwards.
+
+    Topics that begin with `mail.` go out by e-mail: their payload, which may hold a link, is emptied on delivery, and
+    a failed one is tried again from `next_attempt_at` on.
+    """
 
     __tablename__ = "outbox"
 
@@ -40,6 +44,8 @@ class OutboxMessage(Base):
     user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
     payload: Mapped[dict[str, Any]]
     created_at: Mapped[CreatedAt]
+    attempts: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
+    next_attempt_at: Mapped[datetime | None]
     delivered_at: Mapped[datetime | None]
 
     __table_args__ = (Index("ix_outbox_undelivered", "id", postgresql_where=text("delivered_at IS NULL")),)

@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from sqlalchemy import func, select
@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.base import AccountSnapshot, BrokerError
 from backend.brokers.paper import PaperBroker, deposit
-from backend.db import Sessions
+from backend.db import IDENTITY_ROLE, Sessions, acting_as
 from backend.domain.decide import TradeStatus
 from backend.errors import ConflictError, InvalidRequestError, NotAuthenticatedError, NotFoundError
-from backend.models import AutoTrade, BrokerAccount, BrokerAccountStatus, User
+from backend.models import AutoTrade, BrokerAccount, BrokerAccountStatus, Credential, LoginSession, User
 from backend.security import Security
 from backend.services import ledger_service
 from backend.services.context import Trading
@@ -42,11 +42,13 @@ async def register(sessions: Sessions, security: Security, email: str, password:
     """
     password_hash = await security.hash_password(password)
     try:
-        async with sessions.begin() as session:
-            user = User(email=email, password_hash=password_hash, name=name)
-            session.add(user)
-            await session.flush()
-            await session.refresh(user)
+        with acting_as(IDENTITY_ROLE):
+            async with sessions.begin() as session:
+                user = User(email=email, name=name)
+                session.add(user)
+                await session.flush()
+                session.add(Credential(user_id=user.id, password_hash=password_hash))
+                await session.refresh(user)
     except IntegrityError:
         raise ConflictError("This e-mail address has an account already: log in.", code="email_taken") from None
     return user
@@ -58,13 +60,22 @@ async def login(sessions: Sessions, security: Security, email: str, password: st
     Raises:
         NotAuthenticatedError: unknown address, wrong password or a user who is switched off; it does not say which.
     """
-    async with sessions() as session:
-        user = await session.scalar(select(User).where(func.lower(User.email) == email.lower()))
-    usable = user is not None and user.active
-    fits = await security.verify_password(user.password_hash if user is not None and usable else None, password)
-    if user is None or not fits:
-        raise NotAuthenticatedError("The e-mail address or the password is wrong.", code="credentials_invalid")
-    return security.issue(user.id)
+    with acting_as(IDENTITY_ROLE):
+        async with sessions() as session:
+            found = await session.execute(
+                select(User.id, Credential.password_hash)
+                .join(Credential, Credential.user_id == User.id)
+                .where(func.lower(User.email) == email.lower(), User.active)
+            )
+            user_id, password_hash = found.one_or_none() or (None, None)
+        fits = await security.verify_password(password_hash, password)
+        if user_id is None or not fits:
+            raise NotAuthenticatedError("The e-mail address or the password is wrong.", code="credentials_invalid")
+        async with sessions.begin() as session:
+            login = LoginSession(user_id=user_id, expires_at=security.now() + timedelta(days=30))
+            session.add(login)
+            await session.flush()
+            return security.issue(user_id, login.id)
 
 
 async def open_account(

@@ -63,7 +63,7 @@ _CLAIM = text("""
      WHERE id = (
         SELECT b.id
           FROM backtests b
-          LEFT JOIN subscriptions s ON s.user_id = b.user_id AND s.status = 'active'
+          LEFT JOIN subscriptions s ON s.user_id = b.user_id AND s.status IN ('trialing', 'active', 'past_due')
           JOIN plans p ON p.code = coalesce(s.plan_code, 'free')
           CROSS JOIN LATERAL (
                SELECT count(*) AS running FROM backtests r WHERE r.user_id = b.user_id AND r.status = 'running') r

@@ -15,7 +15,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.db import APPLICATION_ROLE, Sessions
+from backend.db import TRADER_ROLE, Sessions
 from backend.domain.trading_states import Cause, Scope, TradingState
 from backend.errors import ConflictError
 from backend.models import Deployment, Order
@@ -153,9 +153,9 @@ def _write_witness(folder: Path, witness: Witness) -> None:
 async def _require_role(session: AsyncSession) -> None:
     """A pooler that drops the connection's settings would let the books be changed without anybody noticing."""
     role = await session.scalar(text("SELECT current_user"))
-    if role != APPLICATION_ROLE:
+    if role != TRADER_ROLE:
         raise ConflictError(
-            f"the database's connections work under {role} and not under {APPLICATION_ROLE}: "
+            f"the database's connections work under {role} and not under {TRADER_ROLE}: "
             "connect without a pooler, or with one that passes the setting `role` on",
             code="wrong_database_role",
         )

@@ -6,10 +6,21 @@ from sqlalchemy import func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.base import Broker
+from backend.domain.calendar import IST
 from backend.domain.decide import TradeStatus
 from backend.domain.gate import AccountFacts, GateLimits, LiveSwitches
 from backend.domain.trading_states import Cause, Scope, TradingState, held_without_stops, holding_key
-from backend.models import AutoTrade, BrokerAccount, LivePermission, Order, Plan, Subscription, SubscriptionStatus
+from backend.models import (
+    CURRENT,
+    AutoTrade,
+    BrokerAccount,
+    ComplianceRecord,
+    Feature,
+    LivePermission,
+    Order,
+    Plan,
+    Subscription,
+)
 from backend.services.context import TradingRules
 from backend.services.trading_state_service import impose, standings
 from contracts.common import Environment
@@ -102,27 +113,36 @@ async def facts_of(
         sent_today=row.today,
         symbol_sent=row.symbol_sent,
         rejections_running=await _rejections_running(session, rules.gate, order),
-        live_switches=await _live_switches(session, rules, order.user_id, broker),
+        live_switches=await _live_switches(session, rules, order, broker),
         unknown_open=row.unknown,
         action_pending=row.action_pending,
     )
 
 
 async def _live_switches(
-    session: AsyncSession, rules: TradingRules, user_id: int, broker: Broker
+    session: AsyncSession, rules: TradingRules, order: Order, broker: Broker
 ) -> LiveSwitches | None:
     if not broker.real_money:
         return None
-    permission = await session.get(LivePermission, user_id, populate_existing=True)
-    planned = await session.scalar(
-        select(Plan.live)
+    permission = await session.get(LivePermission, order.user_id, populate_existing=True)
+    features = await session.scalar(
+        select(Plan.features)
         .join(Subscription, Subscription.plan_code == Plan.code)
-        .where(Subscription.user_id == user_id, Subscription.status == SubscriptionStatus.ACTIVE)
+        .where(Subscription.user_id == order.user_id, Subscription.status.in_(CURRENT))
     )
-    approved = permission is not None and permission.approved_at is not None
+    planned = Feature.LIVE in (features or ())
+    today = order.decided_at.astimezone(IST).date()
+    record = await session.scalar(
+        select(ComplianceRecord.id).where(
+            ComplianceRecord.user_id == order.user_id,
+            ComplianceRecord.revoked_at.is_(None),
+            ComplianceRecord.valid_from <= today,
+            ComplianceRecord.valid_until >= today,
+        )
+    )
     return LiveSwitches(
         deployment=rules.live_trading and rules.environment is Environment.LIVE,
-        compliance=bool(planned) and approved,
+        compliance=planned and record is not None,
         user=permission is not None and permission.confirmed_at is not None,
     )
 

@@ -161,13 +161,14 @@ def market_view(
 # Lateral joins probe an index per user, whatever the planner believes of the tables' sizes.
 _USERS = text("""
     SELECT s.user_id, s.enabled AND users.active AS enabled, s.mode, s.product, s.symbols, s.entries_per_day_max,
-           a.id AS account_id, a.broker, p.auto_trades_per_day, coalesce(u.entries_used, 0) AS entries_used,
+           a.id AS account_id, a.broker, p.symbols_max, coalesce(u.entries_used, 0) AS entries_used,
+           CASE WHEN 'auto_trading' = ANY (p.features) THEN p.auto_trades_per_day ELSE 0 END AS auto_trades_per_day,
            s.protections, s.strategies, t.trades, o.orders, e.ended, c.closed,
            l.balance AS ledger_cash, d.equity_rupees AS day_equity
       FROM auto_trade_settings s
       JOIN users ON users.id = s.user_id
       LEFT JOIN broker_accounts a ON a.user_id = s.user_id AND a.is_primary AND a.status = 'ready'
-      LEFT JOIN subscriptions b ON b.user_id = s.user_id AND b.status = 'active'
+      LEFT JOIN subscriptions b ON b.user_id = s.user_id AND b.status IN ('trialing', 'active', 'past_due')
       JOIN plans p ON p.code = coalesce(b.plan_code, 'free')
       LEFT JOIN ledger_balances l ON l.account_id = a.id AND l.ledger_account = 'cash' AND l.symbol = ''
       LEFT JOIN day_equity d ON d.account_id = a.id AND d.trade_date = :today
@@ -282,7 +283,8 @@ def _user_state(
         entries_cap=row.auto_trades_per_day if own_max is None else min(row.auto_trades_per_day, own_max),
         holdings=holdings,
         open_trades=tuple(_open_trade(t) for t in trades if t["status"] in {"open", "entering"}),
-        blocked=_blocked(holdings, trades, row.orders or [], row.ended or [], barred)
+        blocked=_beyond_plan(row)
+        | _blocked(holdings, trades, row.orders or [], row.ended or [], barred)
         | dict.fromkeys(of_today.not_comparable, Reason.ACTION_TODAY)
         | unscaled,
         unscaled=unscaled,
@@ -292,6 +294,12 @@ def _user_state(
         day_equity=row.day_equity,
         strategies=frozenset(row.strategies),
     )
+
+
+def _beyond_plan(row: Any) -> dict[str, Reason]:
+    """Symbols that the user's plan does not reach: the first of the settings count, for entries only."""
+    reached = row.symbols_max if row.auto_trades_per_day else len(row.symbols)
+    return dict.fromkeys(row.symbols[reached:], Reason.PLAN_SYMBOLS)
 
 
 def _unscaled(of_today: Scales, account_id: int | None, market: MarketView) -> dict[str, Reason]:

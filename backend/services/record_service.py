@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import orjson
-from sqlalchemy import text
+from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.db import copy_rows, next_ids
+from backend.db import insert_rows, next_ids
 from backend.domain.decide import Outcome, PlannedEntry, PlannedExit, TradeStatus, UserDecision, UserState
 from backend.domain.modes import Mode
 from backend.domain.orders import Intent, OrderState, client_order_id
 from backend.domain.reasons import Reason
 from backend.domain.risk import Approved
-from backend.models import OrderOrigin
+from backend.models import AutoTrade, Base, Decision, Order, OrderOrigin
 from backend.services.context import Trading
 from backend.services.cycle_service import ShardClaim, hold
 
@@ -163,11 +163,15 @@ async def record(
             order_rows.append(_order_row(next(order_ids), trade_id, user, entry.approved, strategy, head))
             recorded.append(_recorded(order_rows[-1], user, entry.approved))
         await _mark_exiting(session, [planned for _, planned in exits])
-        await copy_rows(session, "auto_trades", _TRADE_COLUMNS, trade_rows)
-        await copy_rows(session, "orders", _ORDER_COLUMNS, order_rows)
-        await copy_rows(session, "decisions", _DECISION_COLUMNS, _decision_rows(claim.cycle_id, decisions))
+        await insert_rows(session, _table(AutoTrade), _TRADE_COLUMNS, trade_rows)
+        await insert_rows(session, _table(Order), _ORDER_COLUMNS, order_rows)
+        await insert_rows(session, _table(Decision), _DECISION_COLUMNS, _decision_rows(claim.cycle_id, decisions))
         await session.execute(_RECORDED, {"cycle_id": claim.cycle_id, "shard": claim.shard})
     return recorded
+
+
+def _table(model: type[Base]) -> Table:
+    return cast("Table", model.__table__)
 
 
 _RECORDED = text("UPDATE cycle_shards SET recorded = true WHERE cycle_id = :cycle_id AND shard = :shard")

@@ -33,7 +33,7 @@ async def pull_admin_kill_switch(body: AdminKillSwitchBody, admin: AdminUser, st
     without their stops until it is lifted.
     """
     halt = Halt(body.scope, body.key, Cause.ADMIN, body.reason, body.flatten)
-    return KillSwitchReply.of(state.environment, halt.scope, halt.key, await kill_switch(state.trading, halt, admin))
+    return KillSwitchReply.of(state.environment, halt.scope, halt.key, await kill_switch(state.desk, halt, admin))
 
 
 @router.get("/trading-states", **documented("list_trading_states", 401, 403, 503))

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from backend.api.deps import CurrentUser, PaidUser, State
+from backend.api.deps import AutoTrader, CurrentUser, State, TradingUser
 from backend.api.documentation import documented
 from backend.api.schemas.accounts import AccountRef
 from backend.api.schemas.auto_trading import (
@@ -25,6 +25,7 @@ from backend.services import settings_service
 from backend.services.analytics_service import analytics_of
 from backend.services.decision_query_service import decisions_of
 from backend.services.market_calendar import EXCHANGE
+from backend.services.plan_service import require_symbols
 from backend.services.status_service import auto_trading_status, market_status
 from backend.services.strategy_service import require_strategies
 from backend.services.trade_query_service import trades_of, valued_trades
@@ -39,7 +40,7 @@ async def get_auto_trading_status(user: CurrentUser, state: State) -> StatusRepl
 
 
 @router.post("/enable", **documented("enable_auto_trading", 401, 403, 404, 409, 503))
-async def enable_auto_trading(body: EnableBody, user: PaidUser, state: State) -> SettingsReply:
+async def enable_auto_trading(body: EnableBody, user: AutoTrader, state: State) -> SettingsReply:
     """Let the engine enter trades from the next cycle on. Needs a plan with auto-trading and a ready account."""
     now = await state.trading.clock()
     async with state.sessions.begin() as session:
@@ -53,7 +54,7 @@ async def enable_auto_trading(body: EnableBody, user: PaidUser, state: State) ->
 
 
 @router.post("/disable", **documented("disable_auto_trading", 401))
-async def disable_auto_trading(user: CurrentUser, state: State) -> SettingsReply:
+async def disable_auto_trading(user: TradingUser, state: State) -> SettingsReply:
     """Stop entering trades at once. Exits go on: targets, stops, horizons and square-off protect what is held."""
     async with state.sessions.begin() as session:
         settings = await settings_service.disable(session, user.id)
@@ -64,8 +65,8 @@ async def disable_auto_trading(user: CurrentUser, state: State) -> SettingsReply
     )
 
 
-@router.put("/settings", **documented("replace_auto_trading_settings", 401, 503))
-async def replace_auto_trading_settings(body: SettingsBody, user: CurrentUser, state: State) -> SettingsReply:
+@router.put("/settings", **documented("replace_auto_trading_settings", 401, 403, 503))
+async def replace_auto_trading_settings(body: SettingsBody, user: TradingUser, state: State) -> SettingsReply:
     """Replace mode, product, symbols, the own daily limit and, where given, the strategies and the protections.
 
     Open trades keep the plan they were entered with.
@@ -74,6 +75,7 @@ async def replace_auto_trading_settings(body: SettingsBody, user: CurrentUser, s
     await require_strategies(state.trading.ml_service, body.strategies or [])
     now = await state.trading.clock()
     async with state.sessions.begin() as session:
+        await require_symbols(session, user.id, len(body.symbols))
         settings = await settings_service.replace_settings(
             session,
             user.id,

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from backend.api.deps import CurrentUser, State
+from backend.api.deps import CurrentUser, State, TradingUser
 from backend.api.documentation import documented
 from backend.api.idempotency import IdempotentRoute, OptionalKey
 from backend.api.routes.stream import UNBUFFERED, EventStream, address_of
@@ -21,9 +21,10 @@ from backend.api.schemas.backtests import (
 from backend.api.schemas.common import ID_MAX, PageQuery, next_cursor
 from backend.domain.calendar import IST, Calendar, YearNotRecorded
 from backend.errors import InvalidRequestError
-from backend.models import BacktestStatus
+from backend.models import BacktestStatus, Feature
 from backend.services import backtest_service
 from backend.services.backtest_stream import BacktestChannel, BacktestStreams, event_of
+from backend.services.plan_service import require_feature
 from backend.services.strategy_service import require_strategies
 from contracts.market import ClockReply
 
@@ -45,12 +46,12 @@ REPORT_HEADERS = {
 
 @router.post("", **documented("create_backtest", 401, 403, 409, 503, status=202))
 async def create_backtest(
-    body: BacktestBody, user: CurrentUser, state: State, response: Response, key: OptionalKey = None
+    body: BacktestBody, user: TradingUser, state: State, response: Response, key: OptionalKey = None
 ) -> BacktestReply:
     """Ask what modes would have done with your money. Counts against the plan's backtests of the day; it waits in a
     queue, and `/events` tells how it goes on."""
     async with state.sessions() as session:
-        plan = await backtest_service.require_backtests(session, user.id)
+        plan = await require_feature(session, user.id, Feature.BACKTESTS)
     require_days(body.from_, body.to, await state.trading.market_data.clock(), state.trading.calendar.calendar)
     await require_strategies(state.trading.ml_service, body.strategies())
     request = body.stored(plan.auto_trades_per_day)
@@ -121,7 +122,7 @@ async def get_backtest_report(backtest_id: BacktestId, user: CurrentUser, state:
 
 
 @router.delete("/{backtest_id}", **documented("withdraw_backtest", 401, 404))
-async def withdraw_backtest(backtest_id: BacktestId, user: CurrentUser, state: State) -> BacktestReply:
+async def withdraw_backtest(backtest_id: BacktestId, user: TradingUser, state: State) -> BacktestReply:
     """Cancel it, or delete it with its report once it is over. A running one stops within seconds."""
     async with state.sessions.begin() as session:
         row, deleted = await backtest_service.withdraw(session, user.id, backtest_id)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from backend.api.deps import CurrentUser, PaidUser, State
+from backend.api.deps import CurrentUser, ManualTrader, State, TradingUser
 from backend.api.documentation import documented
 from backend.api.idempotency import IdempotentRoute, RequiredKey
 from backend.api.schemas.common import ID_MAX, next_cursor
@@ -18,13 +18,13 @@ OrderId = Annotated[int, Path(ge=1, le=ID_MAX)]
 
 
 @router.post("", **documented("place_order", 401, 403, 404, 409, 503, status=201))
-async def place_order(body: OrderBody, key: RequiredKey, user: PaidUser, state: State) -> OrderReply:
+async def place_order(body: OrderBody, key: RequiredKey, user: ManualTrader, state: State) -> OrderReply:
     """Place one order by hand, checked and sent as the engine's own; the answer shows it as it stands then.
 
     What the gate refuses before anything is recorded is a 422 with the reason as its code; a refusal after that, or by
     the broker, is an order that is `denied` or `rejected`. One key never places two orders.
     """
-    order = await place_manual(state.trading, user.id, key, body.order())
+    order = await place_manual(state.desk, user.id, key, body.order())
     return OrderReply(environment=state.environment, order=OrderView.of(order))
 
 
@@ -49,7 +49,7 @@ async def get_order(order_id: OrderId, user: CurrentUser, state: State) -> Order
 
 
 @router.delete("/{order_id}", **documented("cancel_order", 401, 404, 409, 503))
-async def cancel_order(order_id: OrderId, user: CurrentUser, state: State) -> OrderReply:
+async def cancel_order(order_id: OrderId, user: TradingUser, state: State) -> OrderReply:
     """Cancel an open order, whatever the plan and even while trading is halted. A fill may win the race."""
-    order = await order_query_service.cancel_own(state.trading, user.id, order_id)
+    order = await order_query_service.cancel_own(state.desk, user.id, order_id)
     return OrderReply(environment=state.environment, order=OrderView.of(order))

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.api.deps import CurrentUser, Session, State
+from backend.api.deps import CurrentUser, Session, State, TradingUser
 from backend.api.documentation import documented
 from backend.api.schemas.trading_state import KillSwitchBody, KillSwitchReply, LiftBody, TradingStateReply
 from backend.api.state import ApiState
@@ -21,7 +21,7 @@ STOPPED = "stopped by the user"
 
 @router.post("/kill-switch", **documented("pull_kill_switch", 401, 503))
 async def pull_kill_switch(
-    user: CurrentUser, state: State, body: Annotated[KillSwitchBody, Body()] = KillSwitchBody()
+    user: TradingUser, state: State, body: Annotated[KillSwitchBody, Body()] = KillSwitchBody()
 ) -> KillSwitchReply:
     """Stop all trading of mine: nothing more is sent, and open orders are cancelled. `flatten` sells open auto-trades.
 
@@ -29,7 +29,7 @@ async def pull_kill_switch(
     It needs no body, no plan and no other service, and may be repeated.
     """
     halt = Halt(Scope.USER, str(user.id), Cause.USER_KILL_SWITCH, body.reason or STOPPED, body.flatten)
-    return KillSwitchReply.of(state.environment, halt.scope, halt.key, await kill_switch(state.trading, halt, user))
+    return KillSwitchReply.of(state.environment, halt.scope, halt.key, await kill_switch(state.desk, halt, user))
 
 
 @router.get("/trading-state", **documented("get_trading_state", 401, 503))
@@ -39,10 +39,11 @@ async def get_trading_state(user: CurrentUser, state: State, session: Session) -
 
 
 @router.post("/trading-state/reactivate", **documented("reactivate_trading", 401, 403, 503))
-async def reactivate_trading(body: LiftBody, user: CurrentUser, state: State, session: Session) -> TradingStateReply:
+async def reactivate_trading(body: LiftBody, user: TradingUser, state: State) -> TradingStateReply:
     """Lift what holds back my own trading, with a reason. What only an administrator may lift is a 403."""
-    await trading_state_service.lift_own(session, user, body.reason)
-    return await _trading_state(session, state, user.id)
+    async with state.desk.sessions.begin() as session:
+        await trading_state_service.lift_own(session, user, body.reason)
+        return await _trading_state(session, state, user.id)
 
 
 async def _trading_state(session: AsyncSession, state: ApiState, user_id: int) -> TradingStateReply:
