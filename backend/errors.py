@@ -6,6 +6,7 @@ SaudaError
 ├── InvalidRequestError      422  well-formed, but it cannot be meant
 ├── NotAuthenticatedError    401  no valid token
 ├── NotAllowedError          403  the plan or role does not include it
+├── TooManyRequestsError     429  too often; it says when to come again
 ├── UpstreamError            503  ml_service or data_service did not answer in time
 └── BrokerError                   (backend.brokers.base)
 """
@@ -43,6 +44,16 @@ class NotAuthenticatedError(SaudaError):
 
 class NotAllowedError(SaudaError):
     status, code, title = 403, "not_allowed", "Not allowed"
+
+
+class TooManyRequestsError(SaudaError):
+    """`retry_after_s`: seconds after which it is worth trying again."""
+
+    status, code, title = 429, "too_many_requests", "Too many requests"
+
+    def __init__(self, detail: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(detail, code=code)
+        self.retry_after_s = retry_after_s
 
 
 class UpstreamError(SaudaError):

@@ -1,23 +1,20 @@
-"""Users and their broker accounts: registering, logging in, opening an account and seeing what is in it."""
+"""Broker accounts: opening one and seeing what is in it."""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.base import AccountSnapshot, BrokerError
 from backend.brokers.paper import PaperBroker, deposit
-from backend.db import IDENTITY_ROLE, Sessions, acting_as
 from backend.domain.decide import TradeStatus
-from backend.errors import ConflictError, InvalidRequestError, NotAuthenticatedError, NotFoundError
-from backend.models import AutoTrade, BrokerAccount, BrokerAccountStatus, Credential, LoginSession, User
-from backend.security import Security
+from backend.errors import ConflictError, InvalidRequestError, NotFoundError
+from backend.models import AutoTrade, BrokerAccount, BrokerAccountStatus, User
 from backend.services import ledger_service
 from backend.services.context import Trading
 
@@ -32,50 +29,6 @@ class AccountFunds:
     account: BrokerAccount
     snapshot: AccountSnapshot | None
     problem: str | None
-
-
-async def register(sessions: Sessions, security: Security, email: str, password: str, name: str) -> User:
-    """Create a user.
-
-    Raises:
-        ConflictError: the address is taken, whatever its case.
-    """
-    password_hash = await security.hash_password(password)
-    try:
-        with acting_as(IDENTITY_ROLE):
-            async with sessions.begin() as session:
-                user = User(email=email, name=name)
-                session.add(user)
-                await session.flush()
-                session.add(Credential(user_id=user.id, password_hash=password_hash))
-                await session.refresh(user)
-    except IntegrityError:
-        raise ConflictError("This e-mail address has an account already: log in.", code="email_taken") from None
-    return user
-
-
-async def login(sessions: Sessions, security: Security, email: str, password: str) -> str:
-    """A fresh access token.
-
-    Raises:
-        NotAuthenticatedError: unknown address, wrong password or a user who is switched off; it does not say which.
-    """
-    with acting_as(IDENTITY_ROLE):
-        async with sessions() as session:
-            found = await session.execute(
-                select(User.id, Credential.password_hash)
-                .join(Credential, Credential.user_id == User.id)
-                .where(func.lower(User.email) == email.lower(), User.active)
-            )
-            user_id, password_hash = found.one_or_none() or (None, None)
-        fits = await security.verify_password(password_hash, password)
-        if user_id is None or not fits:
-            raise NotAuthenticatedError("The e-mail address or the password is wrong.", code="credentials_invalid")
-        async with sessions.begin() as session:
-            login = LoginSession(user_id=user_id, expires_at=security.now() + timedelta(days=30))
-            session.add(login)
-            await session.flush()
-            return security.issue(user_id, login.id)
 
 
 async def open_account(

@@ -1,4 +1,4 @@
-"""Delivering what transactions left in the outbox: so far to the console, one readable line per message."""
+"""Delivering what transactions left in the outbox to the console, one readable line each; mails: mail_service."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ async def deliver(trading: Trading) -> int:
             await session.execute(
                 select(OutboxMessage, User.email)
                 .outerjoin(User, User.id == OutboxMessage.user_id)
-                .where(OutboxMessage.delivered_at.is_(None))
+                .where(OutboxMessage.delivered_at.is_(None), ~OutboxMessage.topic.startswith("mail."))
                 .order_by(OutboxMessage.id)
                 .limit(BATCH_MAX)
                 .with_for_update(of=OutboxMessage, skip_locked=True)

@@ -7,6 +7,7 @@ what a password is made of: without the digits and signs around it, said once wh
 the signs that stand in for them.
 """
 
+import itertools
 import lzma
 from functools import cache
 from importlib.resources import files
@@ -69,7 +70,7 @@ def is_pattern(folded: str) -> bool:
     piece = unit(compact)
     if len(basis(compact)) < BASIS_MIN or (piece != compact and len(piece) < LENGTH_WITH_SECOND_FACTOR_MIN):
         return True
-    steps = [abs(ord(a) - ord(b)) <= 1 for a, b in zip(compact, compact[1:], strict=False)]
+    steps = [abs(ord(a) - ord(b)) <= 1 for a, b in itertools.pairwise(compact)]
     return 4 * sum(steps) >= 3 * len(steps) or any(compact in walk for walk in _WALKS)
 
 

@@ -1,0 +1,62 @@
+"""The secrets of links in mails: 256 bits, kept as SHA-256, good once and for a while, only the newest of a kind."""
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from backend.errors import InvalidRequestError
+from backend.models import EmailPurpose, EmailToken
+from backend.security import digest, new_secret
+
+
+async def issue_token(
+    session: AsyncSession, user_id: int, purpose: EmailPurpose, email: str, now: datetime, life: timedelta
+) -> str:
+    """A new token for `email`; the user's older ones of that purpose end. Joins the transaction."""
+    await end_tokens(session, user_id, {purpose})
+    token = new_secret()
+    session.add(
+        EmailToken(
+            token_hash=digest(token),
+            user_id=user_id,
+            purpose=purpose,
+            email=email,
+            created_at=now,
+            expires_at=now + life,
+        )
+    )
+    await session.flush()
+    return token
+
+
+async def end_tokens(session: AsyncSession, user_id: int, purposes: Collection[EmailPurpose]) -> None:
+    """End the user's tokens of those purposes. Joins the transaction."""
+    await session.execute(delete(EmailToken).where(EmailToken.user_id == user_id, EmailToken.purpose.in_(purposes)))
+
+
+async def use_token(session: AsyncSession, token: str, purposes: Collection[EmailPurpose], now: datetime) -> EmailToken:
+    """What the token stands for; from here on it is used up. Joins the transaction.
+
+    Raises:
+        InvalidRequestError: no such token, used, expired, or a newer one was sent; it does not say which.
+    """
+    found = await session.scalar(
+        update(EmailToken)
+        .where(
+            EmailToken.token_hash == digest(token),
+            EmailToken.purpose.in_(purposes),
+            EmailToken.used_at.is_(None),
+            EmailToken.expires_at > now,
+        )
+        .values(used_at=now)
+        .returning(EmailToken)
+        .execution_options(synchronize_session=False)
+    )
+    if found is None:
+        raise InvalidRequestError(
+            "This link has been used, has expired, or a newer one was sent: ask for another mail.",
+            code="link_invalid",
+        )
+    return found
