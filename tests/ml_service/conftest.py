@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from quick_training import few_trees
 from synthetic_market import simulate
 
 from ml_service import shipped
@@ -38,7 +39,8 @@ def trained_once(name: str, bars: pl.DataFrame, factory: pytest.TempPathFactory)
     with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            made = train(bars, HORIZON)
+            with few_trees():
+                made = train(bars, HORIZON)
             shipped.write(Artefact("", made.models, made.calibrations, made.manifest), path)
     found = shipped.read(path)
     assert found is not None

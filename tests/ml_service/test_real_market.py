@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from quick_training import few_trees
 
 from ml_service.evaluate import evaluate, read_daily
 from ml_service.features import with_members
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.skipif(not DAILY.exists(), reason="recorded market data
 def test_the_record_is_in_the_honest_range() -> None:
     bars = read_daily(DAILY, FACTORS, date(2023, 3, 19))
     largest = with_members(bars, 15).filter(pl.col("member")).select("symbol").unique()
-    record = evaluate(bars.join(largest, on="symbol", how="semi"), date(2021, 1, 1), 10)
+    with few_trees():
+        record = evaluate(bars.join(largest, on="symbol", how="semi"), date(2021, 1, 1), 10)
     assert record["metrics"]["rows"] > 5_000
     for name in EVENTS:
         event = record["metrics"]["events"][name]

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import HORIZON
+from quick_training import few_trees
 from synthetic_market import simulate
 
 from ml_service.evidence import MODES, accepts, clustered_interval, episodes_of
@@ -156,7 +157,8 @@ def test_scores_of_models_that_knew_much_less_calibrate_nothing(data: Dataset) -
 
 def test_the_same_bars_train_the_same_model() -> None:
     bars = simulate(1.0, symbols=6, sessions=800, seed=6)
-    first, second = train(bars, HORIZON), train(bars.sample(fraction=1.0, shuffle=True, seed=1), HORIZON)
+    with few_trees():
+        first, second = train(bars, HORIZON), train(bars.sample(fraction=1.0, shuffle=True, seed=1), HORIZON)
     assert first.models.keys() == second.models.keys()
     assert all(first.models[name].to_json() == second.models[name].to_json() for name in first.models)
     assert first.calibrations == second.calibrations
