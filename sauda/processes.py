@@ -7,12 +7,20 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import httpx
 
 RESTART_PAUSE_S_MAX = 10.0
 LAST_LINES = 20
+HEALTH_TIMEOUT_S = 2.0
+
+
+@cache
+def _http() -> httpx.Client:
+    """One client for all questions: a new one reads every certificate authority first, which takes longer than they."""
+    return httpx.Client(timeout=HEALTH_TIMEOUT_S)
 
 
 @dataclass(slots=True)
@@ -58,7 +66,7 @@ class Service:
         if self.health_url is None:
             return self.alive()
         try:
-            return httpx.get(self.health_url, timeout=2).is_success
+            return _http().get(self.health_url).is_success
         except httpx.HTTPError:
             return False
 
