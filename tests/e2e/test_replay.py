@@ -22,7 +22,7 @@ FIRST, LAST = date(2024, 3, 20), date(2024, 3, 21)
 SESSIONS_BEFORE, SESSIONS_AFTER = 1000, 10
 """A mode is certified on twenty episodes of ten sessions, after a year to look back on and a year to learn from."""
 
-SHARES, SHARES_TRADED = 20, 8
+SHARES, SHARES_TRADED = 10, 8
 COMMAND_TIMEOUT_S = 120
 ENVIRONMENT = os.environ | {"COLUMNS": "200", "PYTHONUTF8": "1"}
 

@@ -148,6 +148,9 @@ def test_a_newcomer_sees_trades_and_nothing_is_lost_by_kills(home: Path) -> None
             assert third.stop() < STOP_S_MAX
         finally:
             third.kill()
+
+        line = failed("--data-dir", str(home / "data"), "--seed", "8", "--port", str(port))
+        assert "seed" in line.lower(), "another seed on the same data is another market"
     finally:
         running.kill()
 
@@ -199,15 +202,3 @@ def test_a_half_written_data_folder_is_named_with_its_fix(home: Path) -> None:
     line = failed("--data-dir", str(home / "data"), "--port", str(free_ports()))
     assert "half-written" in line
     assert f"rm -rf {postgres}" in line
-
-
-def test_another_seed_on_the_same_data_is_refused(home: Path) -> None:
-    simulated = home / "data" / "market" / "simulated"
-    running = Running(home / "data", free_ports(), "--seed", "7")
-    try:
-        running.until((simulated / "clock.json").exists, 60)
-    finally:
-        running.stop()
-        running.kill()
-    line = failed("--data-dir", str(home / "data"), "--seed", "8", "--port", str(free_ports()))
-    assert "seed" in line.lower()
