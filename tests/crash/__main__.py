@@ -91,12 +91,12 @@ def stops(place: Hall, wanted: argparse.Namespace) -> Iterator[Row | Result]:
 
 PARTS: dict[str, Part] = {"kills": kills, "production": production, "pauses": pauses, "stops": stops}
 PARTS |= {"kill_switch": kill_switch.part, "same_key": same_key.part}
-SHORT_PARTS = ("kills", "pauses", "stops")
+SHORT_PARTS = ("kills", "pauses", "stops", "kill_switch", "same_key")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="a spread sample of everything, below half a minute")
+    parser.add_argument("--short", action="store_true", help="a spread sample of everything, about a minute")
     parser.add_argument("--only", nargs="*", choices=PARTS, help="these parts only")
     parser.add_argument("--samples", type=int, default=0, help="kills per broker mode; all points by default")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of three traders")
