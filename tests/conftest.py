@@ -1,10 +1,12 @@
 """What every test may use: one embedded PostgreSQL for the run, and a fresh, migrated database for each test."""
 
+import functools
 import itertools
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -18,6 +20,7 @@ _numbers = itertools.count(1)
 
 LONG = (
     "tests/e2e/",
+    "tests/crash/test_crash_short.py",
     "tests/ml_service/test_real_market.py",
     "tests/ml_service/test_walk_forward.py",
     "tests/data_service/test_as_of_property.py",
@@ -27,6 +30,16 @@ LONG = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def authorities_read_once() -> Iterator[None]:
+    """Every new HTTP client reads all certificate authorities, for 25 ms of a core; nothing here speaks TLS with it."""
+    read_once = functools.cache(httpx.create_ssl_context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx.create_ssl_context", read_once)
+        patch.setattr("httpx._transports.default.create_ssl_context", read_once)
+        yield
 
 
 @pytest.fixture(scope="session")
