@@ -16,15 +16,18 @@ from backend.api.fast_path import FastQuotes
 from backend.api.idempotency import HEADER, REPLAYED
 from backend.api.routes import (
     admin,
+    admin_billing,
     admin_trading,
     auth,
     auto_trading,
     backtests,
+    billing,
     broker_accounts,
     health,
     market,
     orders,
     plans,
+    sessions,
     signals,
     stream,
     trading_state,
@@ -34,7 +37,10 @@ from backend.services.backtest_stream import BacktestStreams
 
 ROUTERS = (
     auth.router,
+    sessions.router,
     plans.router,
+    billing.router,
+    billing.webhooks,
     broker_accounts.router,
     auto_trading.router,
     orders.router,
@@ -45,6 +51,7 @@ ROUTERS = (
     market.quality_router,
     stream.router,
     admin.router,
+    admin_billing.router,
     admin_trading.router,
     health.router,
 )
@@ -85,7 +92,8 @@ def create_api(state: ApiState, lifespan: Lifespan | None = None) -> FastAPI:
         app.front = CORSMiddleware(
             app.front,
             allow_origins=list(state.cors_origins),
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_credentials=True,  # the refresh token may be a cookie
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID", "X-Request-Id", HEADER],
             expose_headers=["ETag", "X-Request-Id", "Retry-After", REPLAYED],
         )

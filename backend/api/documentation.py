@@ -10,8 +10,9 @@ from backend.api.problems import MEDIA_TYPE
 from contracts.common import Environment, Problem
 
 TAGS = [
-    {"name": "auth", "description": "Registering, logging in, and who I am."},
+    {"name": "auth", "description": "Registering, logging in and out, my logins, and who I am."},
     {"name": "plans", "description": "The catalogue of plans and my subscription."},
+    {"name": "billing", "description": "My payments and invoices, and whom they name."},
     {"name": "broker accounts", "description": "The accounts through which orders go."},
     {"name": "auto-trading", "description": "Switching it, what it did and why, and what came of it."},
     {"name": "backtests", "description": "What modes would have done with your money, over years of history."},
@@ -29,7 +30,8 @@ _PROBLEMS = {
     404: "It does not exist, or is not yours.",
     409: "It contradicts what stands already; `code` says what.",
     422: "The request is malformed; `errors` points at each bad field.",
-    429: "As many as this address may have are open; `code` says what.",
+    429: "Too many at once, or too often; `code` says what, `Retry-After` when to come again.",
+    502: "The payment provider refused; nothing happened.",
     503: "A service behind the gateway did not answer in time.",
 }
 

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from backend.api import examples_backtests, examples_market, examples_orders, examples_signals
+from backend.api import (
+    examples_backtests,
+    examples_billing,
+    examples_logins,
+    examples_market,
+    examples_orders,
+    examples_signals,
+)
 
 Json = dict[str, Any]
 
@@ -12,18 +19,10 @@ _USER: Json = {
     "email": "asha@example.com",
     "name": "Asha",
     "role": "user",
+    "email_verified": True,
     "created_at": "2026-03-02T09:00:00+05:30",
 }
-_PLAN: Json = {
-    "code": "basic",
-    "name": "Basic",
-    "auto_trades_per_day": 10,
-    "backtests_per_day": 5,
-    "backtests_at_once": 1,
-    "backtest_combinations_max": 10,
-    "price_rupees_per_month": "499.00",
-    "description": "Portfolio and up to 10 auto-trades a day.",
-}
+_PLAN: Json = examples_billing.PLAN
 _QUOTA: Json = {
     "entries_per_day": 10,
     "entries_per_day_max": None,
@@ -31,15 +30,6 @@ _QUOTA: Json = {
     "entries_left": 9,
     "resets_at": "2026-03-03T00:00:00+05:30",
 }
-_PENDING: Json = {
-    "id": 11,
-    "plan": "basic",
-    "status": "pending",
-    "requested_at": "2026-03-02T09:01:00+05:30",
-    "activated_at": None,
-    "ended_at": None,
-}
-_ACTIVE: Json = _PENDING | {"status": "active", "activated_at": "2026-03-02T09:05:00+05:30"}
 _ACCOUNT_REF: Json = {"id": 5, "broker": "paper", "label": "Play money", "status": "ready"}
 _ACCOUNT: Json = _ACCOUNT_REF | {
     "is_primary": True,
@@ -271,12 +261,8 @@ _CYCLE: Json = _ENVIRONMENT | {
     "finished_at": "2026-03-02T10:15:01+05:30",
 }
 _HEALTH: Json = _ENVIRONMENT | {"status": "ok", "service": "gateway", "version": "0.1.0", "detail": ""}
-_LOGIN: Json = {"email": "asha@example.com", "password": "correct horse battery"}
 
 REQUESTS: dict[str, Json] = {
-    "register": _LOGIN | {"name": "Asha"},
-    "login": _LOGIN,
-    "subscribe": {"plan": "basic"},
     "open_broker_account": {"broker": "paper", "label": "Play money"},
     "enable_auto_trading": {"mode": "moderate", "account_id": 5},
     "replace_auto_trading_settings": {
@@ -289,6 +275,8 @@ REQUESTS: dict[str, Json] = {
     },
     "correct_calendar": _OVERRIDE,
     **examples_backtests.REQUESTS,
+    **examples_billing.REQUESTS,
+    **examples_logins.REQUESTS,
     **examples_orders.REQUESTS,
 }
 """Request bodies by operation id."""
@@ -300,13 +288,7 @@ _QUOTES: Json = _ENVIRONMENT | {
 }
 
 ANSWERS: dict[str, Json] = {
-    "register": _USER,
-    "login": {"access_token": "eyJhbGciOi…", "token_type": "bearer", "expires_in_s": 3600},
     "get_me": {"user": _USER, "plan": _PLAN, "quota": _QUOTA},
-    "list_plans": {"plans": [_PLAN]},
-    "get_subscription": {"plan": _PLAN, "active": _ACTIVE, "pending": None},
-    "subscribe": _PENDING,
-    "cancel_subscription": _ACTIVE | {"status": "cancelled", "ended_at": "2026-04-01T12:00:00+05:30"},
     "open_broker_account": _ENVIRONMENT | {"account": _ACCOUNT},
     "list_broker_accounts": _ENVIRONMENT | {"accounts": [_ACCOUNT]},
     "get_auto_trading_status": _STATUS,
@@ -327,11 +309,6 @@ ANSWERS: dict[str, Json] = {
     "stream_quotes": _QUOTES,
     "get_health": _HEALTH,
     "get_health_unversioned": _HEALTH,
-    "list_subscriptions": {
-        "subscriptions": [_PENDING | {"user_id": 7, "email": "asha@example.com"}],
-        "next_cursor": None,
-    },
-    "activate_subscription": _ACTIVE,
     "correct_calendar": _OVERRIDE | {"id": 3, "created_by": 1, "created_at": "2026-03-02T09:00:00+05:30"},
     "list_calendar_corrections": {
         "overrides": [_OVERRIDE | {"id": 3, "created_by": 1, "created_at": "2026-03-02T09:00:00+05:30"}],
@@ -339,6 +316,8 @@ ANSWERS: dict[str, Json] = {
     },
     "list_cycles": _ENVIRONMENT | {"cycles": [_CYCLE], "next_cursor": None},
     **examples_backtests.ANSWERS,
+    **examples_billing.ANSWERS,
+    **examples_logins.ANSWERS,
     **examples_market.ANSWERS,
     **examples_orders.ANSWERS,
     **examples_signals.ANSWERS,

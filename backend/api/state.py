@@ -1,13 +1,16 @@
 """What the API is given when it is built: everything it needs, and nothing it could look up by itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from backend.db import Sessions
 from backend.security import Security
+from backend.services.billing_rules import BillingRules
 from backend.services.context import Trading
 from backend.services.quote_board import QuoteBoard
+from backend.services.second_factor_service import Factors
+from backend.services.session_service import LoginRules
 from backend.services.streams import Streams
 from contracts.common import Environment
 
@@ -33,4 +36,7 @@ class ApiState:
     paper_deposit_rupees: Decimal
     cors_origins: tuple[str, ...]
     environment: Environment
+    logins: LoginRules = field(default_factory=LoginRules)
+    factors: Factors = field(default_factory=Factors)
+    billing: BillingRules = field(default_factory=BillingRules)
     trouble: Callable[[], str] = _no_trouble

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     STRATEGY_NOT_ENABLED = "strategy_not_enabled"
     BROKER_UNAVAILABLE = "broker_unavailable"
     PLAN_LIMIT = "plan_limit"
+    PLAN_SYMBOLS = "plan_symbols"
     OWN_DAY_LIMIT = "own_day_limit"
     CLUSTER_FULL = "cluster_full"
     ALREADY_HELD = "already_held"
@@ -90,6 +91,7 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.BROKER_UNAVAILABLE: "The broker account did not answer; check it under broker accounts.",
     Reason.STRATEGY_NOT_ENABLED: "A strategy you have not enabled proposes it; add it in the settings' strategies.",
     Reason.PLAN_LIMIT: "Today's auto-trades of your plan are used up; they return at midnight IST, or upgrade.",
+    Reason.PLAN_SYMBOLS: "Your plan trades fewer symbols than your settings name: the first count. Upgrade or reorder.",
     Reason.OWN_DAY_LIMIT: "Your own daily limit is reached; change entries_per_day_max in the settings.",
     Reason.CLUSTER_FULL: "You hold as many shares that move together with this one as the platform allows.",
     Reason.ALREADY_HELD: "A trade in this symbol is open already.",

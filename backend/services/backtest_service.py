@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
 from backend.errors import NotAllowedError, NotFoundError
-from backend.models import Backtest, BacktestStatus, BacktestUsage, Plan, User
+from backend.models import Backtest, BacktestStatus, BacktestUsage, Feature, User
 from backend.services.idempotency_service import KEPT_H
-from backend.services.plan_service import plan_of
+from backend.services.plan_service import require_feature
 
 UNFINISHED = frozenset({BacktestStatus.QUEUED, BacktestStatus.RUNNING})
 
@@ -23,25 +23,6 @@ _USE = text("""
         ON CONFLICT (user_id, day) DO UPDATE SET used = u.used + 1 WHERE u.used < :per_day
     RETURNING used
 """)
-
-
-async def require_backtests(session: AsyncSession, user_id: int) -> Plan:
-    """The user's plan, if it has backtests.
-
-    Raises:
-        NotAllowedError: it has none; the detail names the first plan that has.
-    """
-    plan = await plan_of(session, user_id)
-    if plan.backtests_per_day > 0:
-        return plan
-    offered = await session.scalar(select(Plan).where(Plan.backtests_per_day > 0).order_by(Plan.rank).limit(1))
-    offer = (
-        f"{offered.name} has them, {offered.backtests_per_day} a day: "
-        f'ask for it with POST /v1/subscription {{"plan": "{offered.code}"}}.'
-        if offered
-        else "No plan of this deployment has them."
-    )
-    raise NotAllowedError(f"Your plan {plan.name} does not include backtests. {offer}", code="plan_required")
 
 
 async def enqueue(
@@ -58,7 +39,7 @@ async def enqueue(
     await session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
     if key is not None and (standing := await _with_key(session, user_id, key)) is not None:
         return standing
-    plan = await require_backtests(session, user_id)
+    plan = await require_feature(session, user_id, Feature.BACKTESTS)
     if combinations > plan.backtest_combinations_max:
         raise NotAllowedError(
             f"The sweep has {combinations} combinations, your plan {plan.name} allows "

@@ -1,16 +1,27 @@
-"""Plans and subscriptions: what a user may do, what they asked for, and what an admin switched on."""
+"""Plans: the catalogue, what a user's plan includes, and the entries left of it today."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.calendar import IST
 from backend.errors import ConflictError, InvalidRequestError, NotAllowedError, NotFoundError
-from backend.models import AutoTradeSettings, DailyUsage, Plan, Subscription, SubscriptionStatus, User
+from backend.models import CURRENT, AutoTradeSettings, DailyUsage, Feature, Plan, Subscription
+from backend.services.audit_service import Actor, record
 
 FREE = "free"
+FEATURE_NAMES = {
+    Feature.PORTFOLIO: "broker accounts",
+    Feature.MANUAL_TRADING: "orders by hand",
+    Feature.AUTO_TRADING: "auto-trading",
+    Feature.BACKTESTS: "backtests",
+    Feature.API_KEYS: "API keys",
+    Feature.LIVE: "live trading",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,37 +36,93 @@ class Quota:
 
 
 async def list_plans(session: AsyncSession) -> list[Plan]:
-    """The catalogue, cheapest first."""
-    return list((await session.scalars(select(Plan).order_by(Plan.rank))).all())
+    """The catalogue by rank: what is offered, and what some still have."""
+    return list((await session.scalars(select(Plan).order_by(Plan.rank, Plan.code))).all())
+
+
+async def plan_named(session: AsyncSession, code: str) -> Plan:
+    """One plan that is offered.
+
+    Raises:
+        InvalidRequestError: there is none of that code; the detail names those there are.
+    """
+    offered = {plan.code: plan for plan in await list_plans(session) if plan.offered}
+    if code not in offered:
+        raise InvalidRequestError(
+            f"There is no plan {code!r} on offer; there are: {', '.join(offered)}.", code="unknown_plan"
+        )
+    return offered[code]
 
 
 async def plan_of(session: AsyncSession, user_id: int) -> Plan:
-    """The user's plan: that of the active subscription, Free without one."""
-    active = (
+    """The user's plan: that of the current subscription, Free without one."""
+    current = (
         select(Subscription.plan_code)
-        .where(Subscription.user_id == user_id, Subscription.status == SubscriptionStatus.ACTIVE)
+        .where(Subscription.user_id == user_id, Subscription.status.in_(CURRENT))
         .scalar_subquery()
     )
-    return (await session.scalars(select(Plan).where(Plan.code == func.coalesce(active, FREE)))).one()
+    return (await session.scalars(select(Plan).where(Plan.code == func.coalesce(current, FREE)))).one()
 
 
-async def require_auto_trading(session: AsyncSession, user_id: int) -> Plan:
-    """The user's plan, if it has auto-trading.
+async def require_feature(session: AsyncSession, user_id: int, feature: Feature) -> Plan:
+    """The user's plan, if it includes `feature`.
 
     Raises:
-        NotAllowedError: it has none; the detail names the first plan that has.
+        NotAllowedError: it does not; the detail names the cheapest plan on offer that does.
     """
     plan = await plan_of(session, user_id)
-    if plan.auto_trades_per_day > 0:
+    if feature in plan.features:
         return plan
-    offered = await session.scalar(select(Plan).where(Plan.auto_trades_per_day > 0).order_by(Plan.rank).limit(1))
-    offer = (
-        f"{offered.name} has it, with {offered.auto_trades_per_day} auto-trades a day: "
-        f'ask for it with POST /v1/subscription {{"plan": "{offered.code}"}}.'
-        if offered
-        else "No plan of this deployment has it."
+    having = select(Plan).where(Plan.offered, Plan.features.contains([feature.value]))
+    cheapest = (await session.scalars(having.order_by(Plan.price_rupees_per_month, Plan.rank).limit(1))).first()
+    offer = "No plan of this deployment includes it." if cheapest is None else _offer(cheapest, feature)
+    raise NotAllowedError(
+        f"Your plan {plan.name} does not include {FEATURE_NAMES[feature]}. {offer}", code="plan_required"
     )
-    raise NotAllowedError(f"Your plan {plan.name} does not include auto-trading. {offer}", code="plan_required")
+
+
+def _offer(plan: Plan, feature: Feature) -> str:
+    amount = {
+        Feature.AUTO_TRADING: f", with {plan.auto_trades_per_day} auto-trades a day",
+        Feature.BACKTESTS: f", with {plan.backtests_per_day} backtests a day",
+    }.get(feature, "")
+    return (
+        f"{plan.name} does{amount}, for ₹{plan.price_rupees_per_month:,.2f} a month before GST: "
+        f'ask for it with POST /v1/subscription {{"plan": "{plan.code}"}}.'
+    )
+
+
+async def require_broker(session: AsyncSession, user_id: int, broker: str) -> None:
+    """Let an account be opened at `broker` only where the user's plan includes it.
+
+    Raises:
+        NotAllowedError: it does not; the detail names those it does, and the cheapest plan with this one.
+    """
+    plan = await require_feature(session, user_id, Feature.PORTFOLIO)
+    if broker in plan.brokers:
+        return
+    having = select(Plan).where(Plan.offered, Plan.brokers.contains([broker]))
+    cheapest = (await session.scalars(having.order_by(Plan.price_rupees_per_month, Plan.rank).limit(1))).first()
+    offer = f" {cheapest.name} includes it." if cheapest else ""
+    raise NotAllowedError(
+        f"Your plan {plan.name} has accounts at {', '.join(plan.brokers) or 'no broker'}, not at {broker}.{offer}",
+        code="plan_required",
+    )
+
+
+async def require_symbols(session: AsyncSession, user_id: int, count: int) -> None:
+    """Let `count` symbols be traded automatically; settings of a user without auto-trading rest, and are not limited.
+
+    Raises:
+        NotAllowedError: the plan has fewer.
+    """
+    plan = await plan_of(session, user_id)
+    if Feature.AUTO_TRADING in plan.features and count > plan.symbols_max:
+        raise NotAllowedError(
+            f"Your plan {plan.name} trades {plan.symbols_max} symbols automatically, you gave {count}: "
+            "give fewer, or ask for a larger plan.",
+            code="too_many_symbols",
+        )
 
 
 async def quota_of(session: AsyncSession, user_id: int, plan: Plan, market_now: datetime) -> Quota:
@@ -67,8 +134,9 @@ async def quota_of(session: AsyncSession, user_id: int, plan: Plan, market_now: 
     own_max = await session.scalar(
         select(AutoTradeSettings.entries_per_day_max).where(AutoTradeSettings.user_id == user_id)
     )
-    cap = plan.auto_trades_per_day if own_max is None else min(plan.auto_trades_per_day, own_max)
-    return Quota(plan.auto_trades_per_day, own_max, used or 0, max(0, cap - (used or 0)), midnight_after(today))
+    per_day = plan.auto_trades_per_day if Feature.AUTO_TRADING in plan.features else 0
+    cap = per_day if own_max is None else min(per_day, own_max)
+    return Quota(per_day, own_max, used or 0, max(0, cap - (used or 0)), midnight_after(today))
 
 
 def midnight_after(day: date) -> datetime:
@@ -76,106 +144,43 @@ def midnight_after(day: date) -> datetime:
     return datetime.combine(day + timedelta(days=1), datetime.min.time(), tzinfo=IST)
 
 
-async def subscriptions_of(session: AsyncSession, user_id: int) -> dict[SubscriptionStatus, Subscription]:
-    """The user's active and pending subscription, by status, where there are any."""
-    rows = await session.scalars(
-        select(Subscription).where(
-            Subscription.user_id == user_id,
-            Subscription.status.in_([SubscriptionStatus.ACTIVE, SubscriptionStatus.PENDING]),
-        )
-    )
-    return {row.status: row for row in rows}
-
-
-async def subscribe(session: AsyncSession, user_id: int, plan_code: str) -> Subscription:
-    """Ask for a plan: pending until an admin activates it, at once for one that costs nothing.
+async def create_plan(session: AsyncSession, actor: Actor, values: Mapping[str, Any]) -> Plan:
+    """Add a plan to the catalogue.
 
     Raises:
-        InvalidRequestError: no such plan.
-        ConflictError: the user is on it already.
+        ConflictError: there is one of that code.
     """
-    await _lock_user(session, user_id)
-    plan = await session.get(Plan, plan_code)
-    if plan is None:
-        codes = ", ".join(p.code for p in await list_plans(session))
-        raise InvalidRequestError(f"There is no plan {plan_code!r}; there are: {codes}.", code="unknown_plan")
-    if (await plan_of(session, user_id)).code == plan_code:
-        raise ConflictError(f"You are on {plan.name} already.", code="already_on_plan")
-    await _end(session, user_id, SubscriptionStatus.PENDING)
-    subscription = Subscription(user_id=user_id, plan_code=plan_code, status=SubscriptionStatus.PENDING)
-    session.add(subscription)
+    if await session.get(Plan, values["code"]) is not None:
+        raise ConflictError(f"There is a plan {values['code']!r} already: change it with PUT.", code="plan_exists")
+    plan = Plan(**values)
+    session.add(plan)
     await session.flush()
-    if plan.price_rupees_per_month == 0:
-        await _activate(session, subscription, activated_by=None)
-    await session.refresh(subscription)
-    return subscription
+    await record(session, actor, "plan.create", target=plan.code, after=_stored(plan))
+    return plan
 
 
-async def cancel(session: AsyncSession, user_id: int) -> Subscription:
-    """Withdraw the pending subscription, or else end the active one: the user is on Free from then on.
+async def replace_plan(session: AsyncSession, actor: Actor, code: str, values: Mapping[str, Any]) -> Plan:
+    """Change a plan. Its limits count at once, for everybody who has it; its prices from each one's next period.
 
     Raises:
-        NotFoundError: there is neither.
+        NotFoundError: there is no such plan.
+        InvalidRequestError: Free would cost something or go: everybody falls back to it.
     """
-    await _lock_user(session, user_id)
-    standing = await subscriptions_of(session, user_id)
-    for status in (SubscriptionStatus.PENDING, SubscriptionStatus.ACTIVE):
-        if status in standing:
-            await _end(session, user_id, status)
-            await session.refresh(standing[status])
-            return standing[status]
-    raise NotFoundError("There is no subscription to cancel.", code="no_subscription")
+    plan = (await session.scalars(select(Plan).where(Plan.code == code).with_for_update())).first()
+    if plan is None:
+        raise NotFoundError(f"There is no plan {code!r}.")
+    free = not values["price_rupees_per_month"] and not values["price_rupees_per_year"] and values["offered"]
+    if code == FREE and not free:
+        raise InvalidRequestError("Free must cost nothing and be on offer: everybody falls back to it.", code="free")
+    before = _stored(plan)
+    for name, value in values.items():
+        setattr(plan, name, value)
+    await session.flush()
+    await record(session, actor, "plan.change", target=code, before=before, after=_stored(plan))
+    return plan
 
 
-async def activate(session: AsyncSession, subscription_id: int, admin_id: int) -> Subscription:
-    """Switch a pending subscription on, in the place of the active one.
-
-    Raises:
-        NotFoundError: no such subscription.
-        ConflictError: it is not pending.
-    """
-    subscription = await session.get(Subscription, subscription_id)
-    if subscription is None:
-        raise NotFoundError(f"There is no subscription {subscription_id}.")
-    await _lock_user(session, subscription.user_id)
-    await session.refresh(subscription)
-    if subscription.status is not SubscriptionStatus.PENDING:
-        raise ConflictError(f"The subscription is {subscription.status}, not pending.", code="not_pending")
-    await _activate(session, subscription, activated_by=admin_id)
-    await session.refresh(subscription)
-    return subscription
-
-
-async def list_subscriptions(
-    session: AsyncSession, status: SubscriptionStatus | None, before_id: int | None, limit: int
-) -> list[tuple[Subscription, str]]:
-    """Subscriptions with their user's e-mail address, newest first."""
-    query = select(Subscription, User.email).join(User, User.id == Subscription.user_id)
-    if status is not None:
-        query = query.where(Subscription.status == status)
-    if before_id is not None:
-        query = query.where(Subscription.id < before_id)
-    rows = await session.execute(query.order_by(Subscription.id.desc()).limit(limit))
-    return [(row[0], row[1]) for row in rows]
-
-
-async def _lock_user(session: AsyncSession, user_id: int) -> None:
-    """Serialise changes of one user's subscriptions until the transaction ends."""
-    await session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
-
-
-async def _activate(session: AsyncSession, subscription: Subscription, *, activated_by: int | None) -> None:
-    await _end(session, subscription.user_id, SubscriptionStatus.ACTIVE)
-    await session.execute(
-        update(Subscription)
-        .where(Subscription.id == subscription.id)
-        .values(status=SubscriptionStatus.ACTIVE, activated_at=func.clock_timestamp(), activated_by=activated_by)
-    )
-
-
-async def _end(session: AsyncSession, user_id: int, status: SubscriptionStatus) -> None:
-    await session.execute(
-        update(Subscription)
-        .where(Subscription.user_id == user_id, Subscription.status == status)
-        .values(status=SubscriptionStatus.CANCELLED, ended_at=func.clock_timestamp())
-    )
+def _stored(plan: Plan) -> dict[str, Any]:
+    """A plan as the audit log keeps it."""
+    values = {column.key: getattr(plan, column.key) for column in Plan.__table__.columns}
+    return {name: value if isinstance(value, int | list) else str(value) for name, value in values.items()}

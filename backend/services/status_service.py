@@ -198,7 +198,7 @@ def _blocking(
 ) -> list[Blocking]:
     """What keeps entries from being made, the most fundamental first."""
     found: list[Blocking] = []
-    if plan.auto_trades_per_day == 0:
+    if quota.entries_per_day == 0:
         step = f"Your plan {plan.name} has no auto-trades: ask for another with POST /v1/subscription."
         found.append(Blocking("plan_required", step))
     if account is None or account.status is not BrokerAccountStatus.READY:
@@ -206,7 +206,7 @@ def _blocking(
     reasons: list[Reason] = []
     if not settings.enabled:
         reasons.append(Reason.AUTO_TRADING_DISABLED)
-    if plan.auto_trades_per_day > 0 and quota.used >= plan.auto_trades_per_day:
+    if 0 < quota.entries_per_day <= quota.used:
         reasons.append(Reason.PLAN_LIMIT)
     elif quota.own_max is not None and quota.used >= quota.own_max:
         reasons.append(Reason.OWN_DAY_LIMIT)
