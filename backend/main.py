@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -24,13 +24,21 @@ from backend.config import Settings
 from backend.db import APPLICATION_ROLE, Sessions, create_engine, create_sessions, create_tenant_sessions
 from backend.domain.calendar import standard_calendar
 from backend.errors import SaudaError
+from backend.payments.base import PaymentProvider
+from backend.payments.manual import ManualProvider
+from backend.payments.razorpay import Razorpay
 from backend.security import Security
+from backend.services.billing_rules import BillingRules, Seller
 from backend.services.context import Trading, TradingRules
 from backend.services.deployment_service import begin, note_orders
+from backend.services.mail_service import Post
 from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
 from backend.services.ml_service_client import MlServiceClient
+from backend.services.notifiers import create_notifier
 from backend.services.quote_board import QuoteBoard
+from backend.services.rollover_service import keep_rolling
+from backend.services.session_service import LoginRules
 from backend.services.streams import create_streams
 from backend.trading_loop import TradingLoop
 from contracts.common import Environment
@@ -179,6 +187,55 @@ async def _market_speed(settings: Settings, wired: Wired) -> float:
             await asyncio.sleep(CLOCK_RETRY_S)
 
 
+def create_security(settings: Settings) -> Security:
+    """Who signs tokens.
+
+    Raises:
+        ValueError: a key is too short.
+    """
+    return Security(
+        settings.secret_key.get_secret_value(),
+        settings.access_token_minutes,
+        real_now,
+        previous_key=settings.secret_key_previous.get_secret_value(),
+    )
+
+
+def create_post(settings: Settings, sessions: Sessions) -> Post:
+    """Who delivers mails: over SMTP where a server is set, else to the console.
+
+    Raises:
+        ValueError: SMTP_URL or MAIL_FROM cannot be meant.
+    """
+    notifier = create_notifier(settings.smtp_url.get_secret_value(), settings.mail_from, log.announce)
+    return Post(sessions, notifier, real_now, settings.public_url)
+
+
+def create_billing(settings: Settings, http: httpx.AsyncClient) -> BillingRules:
+    """Who collects for plans and issues the invoices.
+
+    Raises:
+        ValueError: PAYMENT_PROVIDER, Razorpay's keys or the seller's details cannot be meant.
+    """
+    provider: PaymentProvider = ManualProvider()
+    if settings.payment_provider == Razorpay.name:
+        provider = Razorpay(
+            http,
+            url=settings.razorpay_url,
+            key_id=settings.razorpay_key_id,
+            key_secret=settings.razorpay_key_secret.get_secret_value(),
+            webhook_secret=settings.razorpay_webhook_secret.get_secret_value(),
+        )
+    elif settings.payment_provider != ManualProvider.name:
+        raise ValueError(f"PAYMENT_PROVIDER={settings.payment_provider!r} is unknown: manual or razorpay")
+    seller = None
+    if settings.seller_name:
+        seller = Seller(
+            settings.seller_name, settings.seller_address, settings.seller_state_code, settings.seller_gstin
+        )
+    return BillingRules(provider, seller, timedelta(days=settings.billing_grace_days))
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The gateway: the REST API, and the trading loop inside it unless a separate trader runs."""
     settings = settings or Settings()
@@ -186,6 +243,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     api_engine = create_engine(settings.database_url, role=APPLICATION_ROLE)
     api_sessions = create_tenant_sessions(api_engine)
     board = QuoteBoard(wired.trading.market_data, settings.environment)
+    post = create_post(settings, api_sessions)
+    billing = create_billing(settings, wired.http)
 
     loops: list[TradingLoop] = []
 
@@ -203,11 +262,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await begin_here(settings, wired)
-        starting = asyncio.create_task(trade(app))
+        starting, mailing = asyncio.create_task(trade(app)), asyncio.create_task(post.run())
+        rolling = asyncio.create_task(keep_rolling(api_sessions, billing, real_now))
         async with board.running():
             yield
             await state.streams.close()
         starting.cancel()
+        mailing.cancel()
+        rolling.cancel()
+        await asyncio.gather(mailing, rolling, return_exceptions=True)
         for loop in loops:
             loop.stop()
         await wired.close()
@@ -222,11 +285,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         sessions=api_sessions,
         trading=replace(wired.trading, sessions=api_sessions),
         desk=wired.trading,
-        security=Security(settings.secret_key.get_secret_value(), settings.access_token_minutes, real_now),
+        security=create_security(settings),
+        logins=LoginRules(settings.session_days, settings.session_idle_days, settings.public_url),
         quote_board=board,
         streams=create_streams(board, wired.trading.market_data, wired.trading.calendar, settings.environment),
         paper_deposit_rupees=Decimal(settings.paper_deposit_rupees),
         cors_origins=tuple(settings.cors_origins),
+        billing=billing,
         environment=settings.environment,
         trouble=trouble,
     )

@@ -14,7 +14,6 @@ from backend.domain.calendar import IST
 from backend.models import (
     Billing,
     BillingDetails,
-    OutboxMessage,
     Payment,
     PaymentStatus,
     Plan,
@@ -23,6 +22,7 @@ from backend.models import (
 )
 from backend.payments.base import PaymentProvider
 from backend.payments.manual import ManualProvider
+from backend.services.mail_service import MailKind, post
 
 MONTHS = {Billing.MONTHLY: 1, Billing.YEARLY: 12}
 COMP = "comp"
@@ -127,10 +127,11 @@ async def withdraw_payments(session: AsyncSession, subscription_id: int) -> None
     )
 
 
-def mail(session: AsyncSession, user_id: int, topic: str, subject: str, body: str) -> None:
-    """Write a mail into the outbox of the transaction it tells of."""
-    payload = {"subject": subject, "body": body}
-    session.add(OutboxMessage(topic=f"mail.billing_{topic}", user_id=user_id, payload=payload))
+async def tell(session: AsyncSession, user_id: int, subject: str, text: str) -> None:
+    """Leave a mail to the user in the outbox of the transaction it tells of; none to one who was erased."""
+    user = await session.get_one(User, user_id)
+    if user.erased_at is None:
+        await post(session, MailKind.NOTICE, user.email, user_id=user_id, subject=subject, text=text)
 
 
 def day_of(moment: datetime) -> str:

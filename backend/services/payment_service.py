@@ -14,7 +14,7 @@ from backend.errors import ConflictError, InvalidRequestError, NotFoundError
 from backend.models import Payment, PaymentEvent, PaymentStatus, Plan, Subscription, SubscriptionStatus
 from backend.payments.base import Ask, Checkout, Outcome, ProviderEvent, Told
 from backend.services.audit_service import SYSTEM, Actor, record
-from backend.services.billing_rules import BillingRules, day_of, lock_user, mail
+from backend.services.billing_rules import BillingRules, day_of, lock_user, tell
 from backend.services.invoice_service import issue
 from backend.services.subscription_service import current_of, start
 
@@ -117,13 +117,13 @@ async def settle(
     if done == "stranded":
         log.error("payment_stranded", payment_id=payment.id, subscription_id=row.id)
         text = f"₹{payment.amount:,.2f} came for {plan.name}, which was no longer asked for. We will write to you."
-        mail(session, owner, "stranded", "Your payment needs a decision", text)
+        await tell(session, owner, "Your payment needs a decision", text)
     else:
         number = (await issue(session, rules.seller, payment, row, now)).number if rules.seller else None
         until = f" until {day_of(row.period_until)}" if row.period_until else ""
         text = f"₹{payment.amount:,.2f} received. {plan.name} is yours{until}."
         text += f" Invoice {number}: GET /v1/invoices." if number else ""
-        mail(session, owner, "paid", "Payment received", text)
+        await tell(session, owner, "Payment received", text)
     await session.flush()
     after = {"amount": str(payment.amount), "reference": reference, "done": done}
     await record(session, actor, "payment.settle", subject_id=owner, target=str(payment.id), after=after, reason=reason)

@@ -1,11 +1,15 @@
 """The turn of periods: renewals, planned changes, ends of trials and of grace, each in a transaction of its own."""
 
+import asyncio
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy import and_, or_, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.db import Sessions
+from backend.db import OPERATOR_ROLE, Sessions, acting_as
 from backend.domain.billing import ZERO, period_end
 from backend.models import CURRENT, Payment, PaymentStatus, Plan, Subscription, SubscriptionStatus, User
 from backend.services.audit_service import SYSTEM, record
@@ -18,12 +22,29 @@ from backend.services.billing_rules import (
     ask_payment,
     bill_of,
     day_of,
-    mail,
     price_of,
+    tell,
 )
 from backend.services.subscription_service import end, open_payment, pending_of, stored
 
 BATCH_MAX = 200
+EVERY_S = 60.0
+
+log = structlog.get_logger()
+
+
+async def keep_rolling(sessions: Sessions, rules: BillingRules, now: Callable[[], datetime]) -> None:
+    """Do what is due every EVERY_S real seconds until it is cancelled; `sessions` are the API's, `now` is real time."""
+    with acting_as(OPERATOR_ROLE):
+        while True:
+            try:
+                if changed := await roll_over(sessions, rules, now()):
+                    log.info("subscriptions_rolled_over", changed=changed)
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("rollover_failed", error=repr(error))
+            except Exception:
+                log.exception("rollover_crashed")
+            await asyncio.sleep(EVERY_S)
 
 
 async def roll_over(sessions: Sessions, rules: BillingRules, now: datetime) -> int:
@@ -88,7 +109,7 @@ def _due_ids(now: datetime):
 async def _lapse(session: AsyncSession, row: Subscription, now: datetime) -> str:
     await end(session, row, now)
     text = "What you asked for was not paid in time and is withdrawn. Ask again whenever you like."
-    mail(session, row.user_id, "lapsed", "Your plan was not paid", text)
+    await tell(session, row.user_id, "Your plan was not paid", text)
     return "subscription.lapse"
 
 
@@ -106,7 +127,7 @@ async def _finish(session: AsyncSession, row: Subscription, now: datetime) -> st
     await end(session, row, now)
     why = "was not paid" if unpaid else "was cancelled"
     text = f"{plan.name} {why} and has ended; you are on Free. Open trades keep their targets, stops and exits."
-    mail(session, row.user_id, "ended", f"{plan.name} has ended", text)
+    await tell(session, row.user_id, f"{plan.name} has ended", text)
     return "subscription.end_unpaid" if unpaid else "subscription.end"
 
 
@@ -149,4 +170,4 @@ async def _ask(session: AsyncSession, rules: BillingRules, row: Subscription, pl
         f"The next period of {plan.name} has begun. Please pay ₹{payment.amount:,.2f} by {day_of(until)}: "
         f"POST /v1/payments/{payment.id}/checkout. Without it the plan ends then."
     )
-    mail(session, row.user_id, "due", f"{plan.name}: please pay", text)
+    await tell(session, row.user_id, f"{plan.name}: please pay", text)

@@ -29,8 +29,8 @@ from backend.services.billing_rules import (
     bill_of,
     day_of,
     lock_user,
-    mail,
     price_of,
+    tell,
     withdraw_payments,
 )
 from backend.services.plan_service import FREE, plan_named
@@ -323,7 +323,7 @@ async def give(
     await start(session, row, current, now)
     row.period_until = until
     term = f" until {day_of(until)}" if until else ""
-    mail(session, user_id, "given", f"You have {plan.name}", f"{plan.name} is yours{term}, free of charge.")
+    await tell(session, user_id, f"You have {plan.name}", f"{plan.name} is yours{term}, free of charge.")
     await session.flush()
     target = str(row.id)
     await record(
