@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from backend.db import create_engine, create_sessions
+from backend.db import OPERATOR_ROLE, create_engine, create_sessions
 from sauda.embedded import EmbeddedPostgres, create_database, migrate
 
 TEMPLATE = "sauda_template"
@@ -82,7 +82,8 @@ async def database_url(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url)
+    """Connections that make people and look at everything; what is tested works as its own role."""
+    engine = create_engine(database_url, role=OPERATOR_ROLE)
     yield engine
     await engine.dispose()
 
@@ -99,3 +100,17 @@ async def owner(database_url: str) -> AsyncIterator[AsyncEngine]:
 def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
     """Short transactions on the test's own database."""
     return create_sessions(engine)
+
+
+@pytest.fixture
+async def trader_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """What the trading loop works with."""
+    engine = create_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def trader_sessions(trader_engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """The trading loop's transactions."""
+    return create_sessions(trader_engine)

@@ -61,15 +61,23 @@ async def migrate_as_plain(server: Server) -> str:
 
 
 async def test_a_user_who_may_not_create_roles_is_told_what_to_ask_for_and_goes_on_with_it(server) -> None:
+    """What the hints say, done to the letter, step by step."""
     with pytest.raises(DBAPIError, match=f"the user {PLAIN} may not create roles"):
         await migrate_as_plain(server)
     await server.admin.execute(text("CREATE ROLE sauda_app NOLOGIN"))
     with pytest.raises(DBAPIError, match=f"the user {PLAIN} does not have the role sauda_app"):
         await migrate_as_plain(server)
     await server.admin.execute(text(f"GRANT sauda_app TO {PLAIN}"))
+    with pytest.raises(DBAPIError, match=f"the user {PLAIN} may not create roles"):
+        await migrate_as_plain(server)
+    for role in ("sauda_identity", "sauda_operator", "sauda_trader"):
+        await server.admin.execute(text(f"CREATE ROLE {role} NOLOGIN"))
+    with pytest.raises(DBAPIError, match=f"the user {PLAIN} does not have the role sauda_identity"):
+        await migrate_as_plain(server)
+    await server.admin.execute(text(f"GRANT sauda_app, sauda_identity, sauda_operator, sauda_trader TO {PLAIN}"))
     engine = create_engine(await migrate_as_plain(server), pool_size=1)
     async with engine.begin() as connection:
-        assert await connection.scalar(text("SELECT current_user")) == "sauda_app"
+        assert await connection.scalar(text("SELECT current_user")) == "sauda_trader"
         with pytest.raises(DBAPIError, match="permission denied"):
             await connection.execute(text("DELETE FROM ledger_entries"))
     await engine.dispose()

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -18,12 +18,19 @@ from sqlalchemy import text
 from backend.api.app import create_api
 from backend.api.state import ApiState
 from backend.brokers.paper import PaperBroker, PaperMarket
-from backend.db import Sessions, create_engine, create_sessions
+from backend.db import (
+    APPLICATION_ROLE,
+    OPERATOR_ROLE,
+    Sessions,
+    create_engine,
+    create_sessions,
+    create_tenant_sessions,
+)
 from backend.domain.calendar import IST, standard_calendar
 from backend.domain.market import Product
 from backend.domain.modes import Mode
 from backend.domain.risk import RiskLimits
-from backend.models import AutoTradeSettings, Role, Subscription, SubscriptionStatus, User
+from backend.models import AutoTradeSettings, LoginSession, Role, Subscription, SubscriptionStatus, User
 from backend.security import Security
 from backend.services.account_service import open_account
 from backend.services.context import Trading, TradingRules
@@ -70,15 +77,18 @@ class Gateway:
     state: ApiState
     market: Market
     clock: RealClock
+    operator: Sessions
     people: list[Someone] = field(default_factory=list)
 
     @property
     def trading(self) -> Trading:
-        return self.state.trading
+        """The trading engine: whoever calls the API gets no such rights."""
+        return self.state.desk
 
     @property
     def sessions(self) -> Sessions:
-        return self.state.sessions
+        """Everybody's rows: the gateway itself sees its caller's alone."""
+        return self.operator
 
     async def someone(
         self,
@@ -93,8 +103,13 @@ class Gateway:
         """Create a user who is logged in, on `plan`; with `account`, a paper account of DEPOSIT rupees."""
         email = f"someone{next(_numbers)}@example.com"
         async with self.sessions.begin() as session:
-            user = User(email=email, password_hash="!", name="Someone", role=Role.ADMIN if admin else Role.USER)
+            user = User(email=email, name="Someone", role=Role.ADMIN if admin else Role.USER)
             session.add(user)
+            await session.flush()
+            login = LoginSession(
+                user_id=user.id, proved_at=self.clock(), expires_at=self.clock() + timedelta(days=3650)
+            )
+            session.add(login)
             await session.flush()
             if plan != "free":
                 session.add(Subscription(user_id=user.id, plan_code=plan, status=SubscriptionStatus.ACTIVE))
@@ -104,10 +119,10 @@ class Gateway:
                 )
                 settings.enabled_at = self.market.now
                 session.add(settings)
-        headers = {"Authorization": f"Bearer {self.state.security.issue(user.id)}"}
+        headers = {"Authorization": f"Bearer {self.state.security.issue(user.id, login.id)}"}
         made = Someone(user.id, email, headers)
         if account or enabled:
-            opened = await open_account(self.trading, user.id, "paper", "p", DEPOSIT)
+            opened = await open_account(self.state.desk, user.id, "paper", "p", DEPOSIT)
             made.account_id = opened.account.id
         return made
 
@@ -151,17 +166,20 @@ async def gateway_over(database_url: str) -> AsyncIterator[Gateway]:
     """A gateway on a database, with a market of the five default shares behind it."""
     market = Market(now=MONDAY_10, stocks={s: Stock(Decimal(1000 + 500 * i)) for i, s in enumerate(SYMBOLS_DEFAULT)})
     clock = RealClock()
-    engine = create_engine(database_url, pool_size=3)
-    sessions = create_sessions(engine)
+    desk_engine = create_engine(database_url, pool_size=3)
+    engine = create_engine(database_url, role=APPLICATION_ROLE, pool_size=3)
+    operator = create_engine(database_url, role=OPERATOR_ROLE, pool_size=1)
+    sessions = create_tenant_sessions(engine)
     with serving(create_app(market)) as url:
         async with httpx.AsyncClient(transport=AiohttpTransport()) as http:
-            trading = make_trading(http, url, sessions, market)
+            trading = make_trading(http, url, create_sessions(desk_engine), market)
             trading.calendar.know(await trading.market_data.load_instruments())
             board = QuoteBoard(trading.market_data, Environment.SIMULATED)
             state = ApiState(
                 sessions=sessions,
-                trading=trading,
-                security=Security(KEY, 60, clock, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)),
+                trading=replace(trading, sessions=sessions),
+                desk=trading,
+                security=Security(KEY, 10, clock, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)),
                 quote_board=board,
                 streams=create_streams(board, trading.market_data, trading.calendar, Environment.SIMULATED),
                 paper_deposit_rupees=DEPOSIT,
@@ -171,8 +189,9 @@ async def gateway_over(database_url: str) -> AsyncIterator[Gateway]:
             app = create_api(state)
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-                yield Gateway(app, client, state, market, clock)
-    await engine.dispose()
+                yield Gateway(app, client, state, market, clock, create_sessions(operator))
+    for each in (desk_engine, engine, operator):
+        await each.dispose()
 
 
 async def _new_database(postgres: EmbeddedPostgres, name: str) -> str:

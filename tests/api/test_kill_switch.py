@@ -119,8 +119,7 @@ async def test_what_stands_survives_a_new_process(database_url: str) -> None:
         user = await first.someone()
         await first.client.post("/v1/kill-switch", headers=user.headers)
     async with gateway_over(database_url) as second:
-        headers = {"Authorization": f"Bearer {second.state.security.issue(user.id)}"}
-        reply = await second.client.get("/v1/trading-state", headers=headers)
+        reply = await second.client.get("/v1/trading-state", headers=user.headers)
     assert reply.json()["state"] == "halted"
 
 

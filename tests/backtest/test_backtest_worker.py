@@ -77,7 +77,7 @@ class Desk:
 @pytest.fixture
 async def desk(sessions) -> Desk:
     async with sessions.begin() as session:
-        user = User(email="asha@example.com", password_hash="!")
+        user = User(email="asha@example.com")
         session.add(user)
         await session.flush()
         return Desk(sessions, user.id)

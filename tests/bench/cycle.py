@@ -9,11 +9,12 @@ from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, cast
 
+import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from backend.brokers.paper import PaperBroker
-from backend.db import copy_rows, create_engine, create_sessions
+from backend.db import create_engine, create_sessions
 from backend.domain.calendar import IST, standard_calendar
 from backend.domain.modes import Mode
 from backend.domain.ranking import MarketView, Signal, SignalAction
@@ -103,7 +104,9 @@ async def _reference(engine: AsyncEngine) -> tuple[float, int]:
         await session.execute(text("CREATE TABLE orders_reference (LIKE orders INCLUDING ALL)"))
     async with sessions.begin() as session:
         started = time.perf_counter()
-        await copy_rows(session, "orders_reference", columns, rows)
+        raw = await (await session.connection()).get_raw_connection()
+        driver = cast("asyncpg.Connection", raw.driver_connection)
+        await driver.copy_records_to_table("orders_reference", columns=columns, records=rows)
         await session.commit()
         return time.perf_counter() - started, len(rows)
 
@@ -178,8 +181,8 @@ async def _populate(engine: AsyncEngine) -> None:
     """Users on the four plans with settings, accounts and cash, straight into the tables."""
     symbols = [f"STOCK{i:02d}" for i in range(SYMBOLS)]
     statements = (
-        """INSERT INTO users (email, password_hash, name, role, active)
-           SELECT 'u' || i || '@bench.example', '!', '', 'user', true FROM generate_series(1, :n) i""",
+        """INSERT INTO users (email, name, role, active)
+           SELECT 'u' || i || '@bench.example', '', 'user', true FROM generate_series(1, :n) i""",
         """INSERT INTO broker_accounts (user_id, broker, label, status, is_primary)
            SELECT id, 'paper', 'p', 'ready', true FROM users ORDER BY id""",
         """INSERT INTO subscriptions (user_id, plan_code, status)

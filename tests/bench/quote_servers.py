@@ -50,6 +50,7 @@ def gateway(market_url: str) -> ASGIApp:
     state = ApiState(
         sessions=absent,
         trading=absent,
+        desk=absent,
         security=Security("a key of the benchmark's own, used by nobody", 60, lambda: NOW),
         quote_board=board,
         streams=create_streams(board, market_data, MarketCalendar(standard_calendar()), Environment.SIMULATED),

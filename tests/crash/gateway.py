@@ -5,7 +5,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -18,7 +18,7 @@ from httpx_aiohttp import AiohttpTransport
 from backend import log
 from backend.api.app import create_api
 from backend.api.state import ApiState
-from backend.db import create_engine, create_sessions
+from backend.db import APPLICATION_ROLE, create_engine, create_sessions, create_tenant_sessions
 from backend.domain.calendar import standard_calendar
 from backend.security import Security
 from backend.services.context import Trading
@@ -57,8 +57,12 @@ def security() -> Security:
 
 
 def bearer(user_id: int) -> dict[str, str]:
-    """The headers that log a user in."""
-    return {"Authorization": f"Bearer {security().issue(user_id)}"}
+    """The headers that log a user in; the login bears the user's number, too."""
+    return {"Authorization": f"Bearer {security().issue(user_id, user_id)}"}
+
+
+NEVER = datetime(2100, 1, 1, tzinfo=UTC)
+"""When these logins end."""
 
 
 @asynccontextmanager
@@ -92,9 +96,11 @@ def gateway(wires: Wires, say: Say) -> None:
     async def serve() -> None:
         async with wired(wires, "gateway", TIMEOUT_S) as trading:
             board = QuoteBoard(trading.market_data, Environment.SIMULATED)
+            api_sessions = create_tenant_sessions(create_engine(wires.database_url, role=APPLICATION_ROLE))
             state = ApiState(
-                sessions=trading.sessions,
-                trading=trading,
+                sessions=api_sessions,
+                trading=replace(trading, sessions=api_sessions),
+                desk=trading,
                 security=security(),
                 quote_board=board,
                 streams=create_streams(board, trading.market_data, trading.calendar, Environment.SIMULATED),

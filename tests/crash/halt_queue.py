@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import text
 
-from backend.db import create_engine, create_sessions
+from backend.db import OPERATOR_ROLE, create_engine, create_sessions
 from backend.domain.market import Product
 from backend.domain.modes import Mode as TradingMode
 from backend.models import (
     AutoTradeSettings,
     BrokerAccount,
     BrokerAccountStatus,
+    LoginSession,
     Role,
     Subscription,
     SubscriptionStatus,
@@ -33,7 +34,7 @@ from backend.services.send_service import send
 from backend.services.trading_state_service import standings
 from backend.trading_loop import PASSING_ERRORS
 from tests.crash.children import Say
-from tests.crash.gateway import Wires, wired
+from tests.crash.gateway import NEVER, Wires, wired
 from tests.crash.world import EMPTY, FIRST_TICK, TICK, Hall, Stage
 from tests.support.broker_book import FIRST_CASH
 from tests.support.fault_proxy import FaultProxy, Faults
@@ -61,10 +62,10 @@ def lay_out(place: Hall, say: Say) -> None:
 
     async def run() -> tuple[int, int, int]:
         await copy_database(stage)
-        engine = create_engine(stage.database_url)
+        engine = create_engine(stage.database_url, role=OPERATOR_ROLE)
         async with create_sessions(engine).begin() as session:
-            admin = User(email="admin@example.com", password_hash="!", role=Role.ADMIN)
-            users = [User(email=f"user{i}@example.com", password_hash="!") for i in range(USERS)]
+            admin = User(email="admin@example.com", role=Role.ADMIN)
+            users = [User(email=f"user{i}@example.com") for i in range(USERS)]
             session.add_all([admin, *users])
             await session.flush()
             ready, active = BrokerAccountStatus.READY, SubscriptionStatus.ACTIVE
@@ -75,6 +76,7 @@ def lay_out(place: Hall, say: Say) -> None:
             session.add_all(accounts)
             session.add_all([Subscription(user_id=user.id, plan_code="enterprise", status=active) for user in users])
             session.add_all([_settings(user.id) for user in users])
+            session.add_all([LoginSession(id=who.id, user_id=who.id, expires_at=NEVER) for who in (admin, *users)])
             await session.flush()
             for account in accounts:
                 await open_books(session, account.id, FIRST_CASH, FIRST_TICK)

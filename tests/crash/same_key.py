@@ -16,13 +16,13 @@ from httpx_aiohttp import AiohttpTransport
 from sqlalchemy import text
 
 from backend.api.idempotency import HEADER, REPLAYED
-from backend.db import Sessions, create_engine, create_sessions
-from backend.models import BrokerAccount, BrokerAccountStatus, Subscription, SubscriptionStatus, User
+from backend.db import OPERATOR_ROLE, Sessions, create_engine, create_sessions
+from backend.models import BrokerAccount, BrokerAccountStatus, LoginSession, Subscription, SubscriptionStatus, User
 from backend.services.ledger_service import open_books
 from tests.crash import gateway
 from tests.crash.children import Child, Say, run_child
 from tests.crash.figures import Result, Row, largest
-from tests.crash.gateway import Wires, bearer, first
+from tests.crash.gateway import NEVER, Wires, bearer, first
 from tests.crash.halt_queue import copy_database
 from tests.crash.world import CONTROL_TIMEOUT_S, EMPTY, FIRST_TICK, Hall, Stage, tear_down
 from tests.support.broker_book import FIRST_CASH, Mode
@@ -52,12 +52,13 @@ class Caller:
     async def person(self, number: int) -> tuple[int, int]:
         """A user of a round's own, so that no account's limits matter; the ids of user and account."""
         async with self.sessions.begin() as session:
-            user = User(email=f"user{number}@example.com", password_hash="!")
+            user = User(email=f"user{number}@example.com")
             session.add(user)
             await session.flush()
             ready, active = BrokerAccountStatus.READY, SubscriptionStatus.ACTIVE
             account = BrokerAccount(user_id=user.id, broker=HttpBroker.name, label="p", status=ready, is_primary=True)
-            session.add_all([account, Subscription(user_id=user.id, plan_code="pro", status=active)])
+            login = LoginSession(id=user.id, user_id=user.id, expires_at=NEVER)
+            session.add_all([account, login, Subscription(user_id=user.id, plan_code="pro", status=active)])
             await session.flush()
             await open_books(session, account.id, FIRST_CASH, FIRST_TICK)
         return user.id, account.id
@@ -133,7 +134,7 @@ def call(stage: Stage, gateways: list[str], rounds: int, say: Say) -> None:
     """The client's process: round after round."""
 
     async def run() -> None:
-        engine = create_engine(stage.database_url, pool_size=2)
+        engine = create_engine(stage.database_url, role=OPERATOR_ROLE, pool_size=2)
         limits = httpx.Limits(max_connections=REQUESTS)
         async with httpx.AsyncClient(transport=AiohttpTransport(limits=limits)) as http:
             caller = Caller(http, create_sessions(engine), stage, gateways)

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import configure_mappers
 
-from backend.db import Sessions, create_engine, create_sessions
+from backend.db import OPERATOR_ROLE, Sessions, create_engine, create_sessions
 from backend.domain.calendar import IST, standard_calendar
 from backend.domain.market import Product
 from backend.domain.modes import Mode as TradingMode
@@ -138,8 +138,10 @@ def _lay_out(place: Hall) -> None:
 
 async def _trade_first_tick(template: Stage, people: Mapping[str, tuple[str, ...]]) -> None:
     async with trading_on(template, at=FIRST_TICK, moved=False) as desk:
+        operator = create_engine(template.database_url, role=OPERATOR_ROLE, pool_size=1)
         for name, symbols in people.items():
-            await _add_user(desk.trading.sessions, name, symbols)
+            await _add_user(create_sessions(operator), name, symbols)
+        await operator.dispose()
         await run_cycle(desk.trading, FIRST_TICK)
         await reconcile(desk.trading)
         async with desk.trading.sessions() as session:
@@ -150,7 +152,7 @@ async def _trade_first_tick(template: Stage, people: Mapping[str, tuple[str, ...
 
 async def _add_user(sessions: Sessions, name: str, symbols: tuple[str, ...]) -> None:
     async with sessions.begin() as session:
-        user = User(email=f"{name}@example.com", password_hash="!")
+        user = User(email=f"{name}@example.com")
         session.add(user)
         await session.flush()
         ready = BrokerAccountStatus.READY

@@ -40,7 +40,7 @@ def market() -> Market:
 
 
 @pytest.fixture
-async def trading(sessions: async_sessionmaker[AsyncSession], market: Market) -> AsyncIterator[Trading]:
+async def trading(trader_sessions: async_sessionmaker[AsyncSession], market: Market) -> AsyncIterator[Trading]:
     """Everything a cycle needs, as main.py wires it, with the market's own clock."""
     with serving(create_app(market)) as url:
         async with httpx.AsyncClient(transport=AiohttpTransport()) as http:
@@ -56,8 +56,8 @@ async def trading(sessions: async_sessionmaker[AsyncSession], market: Market) ->
 
             paper = PaperMarket(now, quotes, market_data.bars_since, calendar.phase, calendar.session_ended)
             yield Trading(
-                sessions=sessions,
-                brokers={"paper": PaperBroker(sessions, paper)},
+                sessions=trader_sessions,
+                brokers={"paper": PaperBroker(trader_sessions, paper)},
                 market_data=market_data,
                 ml_service=MlServiceClient(http, url, 5),
                 calendar=calendar,
@@ -98,7 +98,7 @@ def make_user(sessions: async_sessionmaker[AsyncSession], market: Market) -> Mak
         enabled: bool = True,
     ) -> int:
         async with sessions.begin() as session:
-            user = User(email=f"{name}@example.com", password_hash="!")
+            user = User(email=f"{name}@example.com")
             session.add(user)
             await session.flush()
             account = BrokerAccount(

@@ -293,7 +293,7 @@ def test_a_years_spread_of_old_orders_is_few_calls_of_fitting_length() -> None:
             assert needed <= now - question.since <= 2 * needed
 
 
-async def test_a_books_orders_are_found_by_number_and_not_by_reading_history(trading, engine, market, make_user):
+async def test_a_books_orders_are_found_by_number_and_not_by_reading_history(trading, trader_engine, market, make_user):
     user = await make_user(symbols=("INFY",))
     account = await account_of(trading.sessions, user)
     await change(
@@ -314,11 +314,11 @@ async def test_a_books_orders_are_found_by_number_and_not_by_reading_history(tra
         if "orders.broker_order_id = any" in statement:
             asked.append((statement, parameters))
 
-    event.listen(engine.sync_engine, "before_cursor_execute", listen)
+    event.listen(trader_engine.sync_engine, "before_cursor_execute", listen)
     await watch_positions(trading)
-    event.remove(engine.sync_engine, "before_cursor_execute", listen)
+    event.remove(trader_engine.sync_engine, "before_cursor_execute", listen)
     ((statement, parameters),) = asked
-    async with engine.connect() as connection:
+    async with trader_engine.connect() as connection:
         await connection.exec_driver_sql("SET plan_cache_mode = force_custom_plan")
         plan = (await connection.exec_driver_sql("EXPLAIN " + statement, parameters)).scalars().all()
     assert "ix_orders_account_id_broker_order_id" in "\n".join(plan)

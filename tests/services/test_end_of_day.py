@@ -36,7 +36,7 @@ VALUES ('trade.closed', '{{}}', clock_timestamp() - interval '29 days'), ('trade
 async def filled(sessions, trading) -> None:
     kept = DAY - timedelta(days=trading.rules.decisions_kept_days)
     async with sessions.begin() as session:
-        session.add_all(User(email=f"u{i}@example.com", password_hash="!") for i in range(USERS))
+        session.add_all(User(email=f"u{i}@example.com") for i in range(USERS))
         await session.flush()
         for statement in FILL.split(";")[:-1]:
             parameters = {"old": kept - timedelta(days=1), "kept": kept} if ":old" in statement else {}
@@ -44,7 +44,7 @@ async def filled(sessions, trading) -> None:
 
 
 @pytest.fixture
-def purged(engine: AsyncEngine) -> Iterator[list[list[int]]]:
+def purged(trader_engine: AsyncEngine) -> Iterator[list[list[int]]]:
     """Rows that each transaction deleted or emptied, in order."""
     transactions: list[list[int]] = [[]]
 
@@ -55,11 +55,11 @@ def purged(engine: AsyncEngine) -> Iterator[list[list[int]]]:
     def committed(_connection):
         transactions.append([])
 
-    event.listen(engine.sync_engine, "after_cursor_execute", executed)
-    event.listen(engine.sync_engine, "commit", committed)
+    event.listen(trader_engine.sync_engine, "after_cursor_execute", executed)
+    event.listen(trader_engine.sync_engine, "commit", committed)
     yield transactions
-    event.remove(engine.sync_engine, "after_cursor_execute", executed)
-    event.remove(engine.sync_engine, "commit", committed)
+    event.remove(trader_engine.sync_engine, "after_cursor_execute", executed)
+    event.remove(trader_engine.sync_engine, "commit", committed)
 
 
 async def rows(sessions, *tables) -> list[int]:

@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.api.schemas.trading_state import KillSwitchReply
+from backend.db import Sessions
 from backend.domain import ledger
 from backend.domain.decide import TradeStatus
 from backend.domain.gate import GateLimits
@@ -32,10 +32,10 @@ async def desk(trading, market):
         yield desk
 
 
-async def admin_of(session: AsyncSession) -> User:
-    admin = User(email="admin@example.com", password_hash="!", role=Role.ADMIN)
-    session.add(admin)
-    await session.flush()
+async def admin_of(sessions: Sessions) -> User:
+    async with sessions.begin() as session:
+        admin = User(email="admin@example.com", role=Role.ADMIN)
+        session.add(admin)
     return admin
 
 
@@ -53,7 +53,9 @@ async def test_an_unknown_order_bars_another_purchase_of_its_symbol_in_its_accou
     assert await desk.arrivals() == 3
 
 
-async def test_a_graver_state_over_another_forgives_nothing_and_a_person_does(desk: SendDesk, make_user) -> None:
+async def test_a_graver_state_over_another_forgives_nothing_and_a_person_does(
+    desk: SendDesk, make_user, sessions
+) -> None:
     """Two of two orders of the symbol are sent; what then replaces a standing state is nobody's pardon."""
     desk.trading = replace(desk.trading, rules=replace(desk.trading.rules, gate=GateLimits(symbol_orders_max=2)))
     user_id = await make_user()
@@ -70,7 +72,7 @@ async def test_a_graver_state_over_another_forgives_nothing_and_a_person_does(de
         await session.execute(text("UPDATE trading_states SET ended_at = '-infinity' WHERE ended_at IS NULL"))
     assert (await desk.send_new(user_id)).denied_reason is Reason.SYMBOL_ORDER_RATE
     async with desk.trading.sessions.begin() as session:
-        admin = await admin_of(session)
+        admin = await admin_of(sessions)
         await lift(session, Scope.USER, key, admin, "looked at it, all is well")
     assert (await desk.send_new(user_id)).state is OrderState.ACCEPTED
 
@@ -135,14 +137,14 @@ async def pulled(desk: SendDesk, scope: Scope, key: str, flatten: bool, by: int)
     return KillSwitchReply.of(desk.trading.rules.environment, scope, key, report).message
 
 
-async def test_the_kill_switch_says_how_many_open_trades_have_no_stop_now(desk: SendDesk, make_user) -> None:
+async def test_the_kill_switch_says_how_many_open_trades_have_no_stop_now(desk: SendDesk, make_user, sessions) -> None:
     mine, other = await make_user("asha"), await make_user("ravi")
     await open_trades(desk, mine, "TCS", "WIPRO", "ITC")
     await open_trades(desk, other, "TCS")
     three = "3 open trades are held without their stops until this is lifted."
     assert "stop" not in await pulled(desk, Scope.USER, str(mine), True, mine)
     async with desk.trading.sessions.begin() as session:
-        await lift(session, Scope.USER, str(mine), await admin_of(session), "looked at it, all is well")
+        await lift(session, Scope.USER, str(mine), await admin_of(sessions), "looked at it, all is well")
     assert three in await pulled(desk, Scope.USER, str(mine), False, mine)
     assert "1 open trade is held without its stop" in await pulled(desk, Scope.USER, str(other), False, mine)
     assert "4 open trades" in await pulled(desk, Scope.STRATEGY, "pooled", False, mine)

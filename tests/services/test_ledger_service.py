@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import ProgrammingError
 
 from backend.brokers.base import AccountSnapshot
-from backend.db import APPLICATION_ROLE, Sessions, lock_account
+from backend.db import TRADER_ROLE, Sessions, lock_account
 from backend.domain.ledger import JournalKind, LedgerAccount
 from backend.domain.market import Side
 from backend.domain.orders import LIVE_STATES, OrderState
@@ -242,22 +242,22 @@ async def happen(desk: SendDesk, order: Order, event: int) -> None:
 
 
 @pytest.mark.parametrize("table", ["ledger_entries", "fills", "order_events", "paper_entries", "paper_trades"])
-async def test_what_is_written_once_is_never_changed(sessions, table) -> None:
+async def test_what_is_written_once_is_never_changed(trader_sessions, table) -> None:
     for statement in (f"UPDATE {table} SET id = id + 1", f"DELETE FROM {table}", f"TRUNCATE {table} CASCADE"):
-        async with sessions() as session:
+        async with trader_sessions() as session:
             with pytest.raises(ProgrammingError, match="permission denied"):
                 await session.execute(text(statement))
 
 
-async def test_the_application_owns_nothing(sessions) -> None:
-    async with sessions() as session:
-        assert await session.scalar(text("SELECT current_user")) == APPLICATION_ROLE
+async def test_the_application_owns_nothing(trader_sessions) -> None:
+    async with trader_sessions() as session:
+        assert await session.scalar(text("SELECT current_user")) == TRADER_ROLE
         tables = select(text("tableowner")).select_from(text("pg_tables")).where(text("schemaname = 'public'"))
         owners = (await session.scalars(tables)).all()
-        role = text(f"SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = '{APPLICATION_ROLE}'")
+        role = text(f"SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = '{TRADER_ROLE}'")
         assert await session.scalar(role) is False
     assert len(owners) > 20
-    assert APPLICATION_ROLE not in owners
+    assert TRADER_ROLE not in owners
 
 
 # ---- following the broker's own figures

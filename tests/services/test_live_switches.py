@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import product
 
 import pytest
@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from backend.domain.orders import OrderState
 from backend.domain.reasons import Reason
-from backend.models import LivePermission
+from backend.models import ComplianceKind, ComplianceRecord, LivePermission
 from backend.services.auto_trading_service import run_cycle
 from contracts.common import Environment
 from tests.support.broker_book import Mode
@@ -40,23 +40,37 @@ def deployed(desk: SendDesk, environment: Environment, live_trading: bool) -> No
     desk.trading = replace(desk.trading, rules=rules)
 
 
-async def everyone(desk: SendDesk, make_user, owner) -> Mapping[int, Switches]:
+def record_for(user_id: int, today: date) -> ComplianceRecord:
+    """A compliance record that holds today and not a day longer."""
+    return ComplianceRecord(
+        user_id=user_id,
+        kind=ComplianceKind.SELF_HOSTED_FAMILY,
+        broker="paper",
+        algo_id="ALGO1",
+        egress_ip="192.0.2.7",
+        approval="KYC 7",
+        approved_on=today,
+        valid_from=today,
+        valid_until=today,
+        recorded_by=user_id,
+    )
+
+
+async def everyone(desk: SendDesk, make_user, owner, sessions) -> Mapping[int, Switches]:
     """One user for each setting of the switches, by account; pro sells live orders here, basic does not."""
     async with owner.begin() as connection:
-        await connection.execute(text("UPDATE plans SET live = (code = 'pro')"))
+        await connection.execute(
+            text("UPDATE plans SET features = array_remove(features, 'live') WHERE code = 'basic'")
+        )
     users: dict[int, Switches] = {}
     for n, switches in enumerate(Switches(*on) for on in product([False, True], repeat=3)):
         user_id = await make_user(f"user{n}", plan="pro" if switches.planned else "basic", symbols=("INFY",))
         users[await desk.account(user_id)] = switches
         async with desk.trading.sessions.begin() as session:
-            session.add(
-                LivePermission(
-                    user_id=user_id,
-                    compliance_reference="KYC 7",
-                    approved_at=desk.market.now if switches.approved else None,
-                    confirmed_at=desk.market.now if switches.confirmed else None,
-                )
-            )
+            session.add(LivePermission(user_id=user_id, confirmed_at=desk.market.now if switches.confirmed else None))
+        if switches.approved:
+            async with sessions.begin() as session:
+                session.add(record_for(user_id, desk.market.now.date()))
     return users
 
 
@@ -65,17 +79,17 @@ async def everyone(desk: SendDesk, make_user, owner) -> Mapping[int, Switches]:
     [(Environment.LIVE, False), (Environment.PAPER, True), (Environment.SIMULATED, True)],
 )
 async def test_without_the_deployments_switch_nobody_trades_real_money(
-    desk, make_user, owner, environment, live_trading
+    desk, make_user, owner, sessions, environment, live_trading
 ) -> None:
-    await everyone(desk, make_user, owner)
+    await everyone(desk, make_user, owner, sessions)
     deployed(desk, environment, live_trading)
     await run_cycle(desk.trading, desk.market.now)
     assert await desk.arrivals() == 0
     assert {order.denied_reason for order in await desk.orders()} == {Reason.LIVE_SWITCH_OFF}
 
 
-async def test_only_who_has_every_switch_on_trades_real_money(desk, make_user, owner) -> None:
-    users = await everyone(desk, make_user, owner)
+async def test_only_who_has_every_switch_on_trades_real_money(desk, make_user, owner, sessions) -> None:
+    users = await everyone(desk, make_user, owner, sessions)
     no_permission = await desk.account(await make_user("without", symbols=("INFY",)))
     deployed(desk, Environment.LIVE, True)
     await run_cycle(desk.trading, desk.market.now)
@@ -88,8 +102,8 @@ async def test_only_who_has_every_switch_on_trades_real_money(desk, make_user, o
     assert {order.environment for order in orders.values()} == {"live"}
 
 
-async def test_a_switch_that_goes_off_stops_the_next_order(desk, make_user, owner) -> None:
-    users = await everyone(desk, make_user, owner)
+async def test_a_switch_that_goes_off_stops_the_next_order(desk, make_user, owner, sessions) -> None:
+    users = await everyone(desk, make_user, owner, sessions)
     deployed(desk, Environment.LIVE, True)
     async with desk.trading.sessions.begin() as session:
         await session.execute(text("UPDATE live_permissions SET confirmed_at = NULL"))
@@ -97,7 +111,7 @@ async def test_a_switch_that_goes_off_stops_the_next_order(desk, make_user, owne
     assert await desk.arrivals() == 0
     desk.market.now += timedelta(minutes=1)
     async with desk.trading.sessions.begin() as session:
-        await session.execute(text("UPDATE live_permissions SET confirmed_at = approved_at"))
+        await session.execute(text("UPDATE live_permissions SET confirmed_at = now()"))
     await run_cycle(desk.trading, desk.market.now)
     allowed = {account_id for account_id, switches in users.items() if switches.planned and switches.approved}
     assert {arrival["account"] for arrival in (await desk.truth())["arrivals"]} == allowed

@@ -101,9 +101,11 @@ async def test_a_replays_next_day_lifts_the_days_loss_and_nothing_else(sessions,
         assert (ended.ended_by, ended.end_reason) == (int(loser), DAY_LOSS_LIFTED)
 
 
-async def test_the_gateway_says_at_its_start_that_trading_is_halted(sessions, database_url, tmp_path, capsys) -> None:
-    await begin(sessions, Environment.PAPER, tmp_path)
-    async with sessions.begin() as session:
+async def test_the_gateway_says_at_its_start_that_trading_is_halted(
+    trader_sessions, database_url, tmp_path, capsys
+) -> None:
+    await begin(trader_sessions, Environment.PAPER, tmp_path)
+    async with trader_sessions.begin() as session:
         await session.execute(text("UPDATE deployment SET timeline = timeline + 1"))
     app = create_app(settings_of(database_url, tmp_path, environment="paper", trader_enabled=False))
     async with app.router.lifespan_context(app):

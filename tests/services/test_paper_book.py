@@ -85,15 +85,15 @@ async def test_deposits_at_once_are_all_kept(desk):
     await check_ledger(desk)
 
 
-async def test_funds_are_read_by_key_and_never_from_the_entries(desk, engine):
+async def test_funds_are_read_by_key_and_never_from_the_entries(desk, trader_engine):
     async with desk.sessions.begin() as session:
         for _ in range(20):
             await deposit(session, desk.account, D(1), desk.start)
-    with statements(engine) as seen:
+    with statements(trader_engine) as seen:
         await desk.funds()
     (reading,) = (each for each in seen if "paper_balances" in each[0])
     assert not any("paper_entries" in statement for statement, _ in seen)
-    async with engine.connect() as connection:
+    async with trader_engine.connect() as connection:
         await connection.execute(text("SET enable_seqscan = off"))  # one page is read faster than its index
         plan = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {reading[0]}", reading[1])
         scan = plan.scalar_one()[0]["Plan"]
@@ -188,10 +188,10 @@ async def test_nothing_is_locked_where_nothing_happens(desk):
             assert (await desk.book())[order].status is BookStatus.OPEN
 
 
-async def test_an_account_is_advanced_in_one_transaction(desk, engine):
+async def test_an_account_is_advanced_in_one_transaction(desk, trader_engine):
     orders = [await desk.buy(10, limit) for limit in (1495, 1494, 1493)]
     desk.bar(1496, 1497, 1490)
-    with statements(engine) as seen:
+    with statements(trader_engine) as seen:
         book = await desk.book()
     assert {book[order].status for order in orders} == {BookStatus.COMPLETE}
     assert sum("FOR NO KEY UPDATE" in statement for statement, _ in seen) == 1

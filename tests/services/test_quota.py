@@ -17,7 +17,7 @@ BASIC = 10
 @pytest.fixture
 async def user_id(sessions: async_sessionmaker[AsyncSession]) -> int:
     async with sessions.begin() as session:
-        user = User(email="race@example.com", password_hash="!")
+        user = User(email="race@example.com")
         session.add(user)
         await session.flush()
         return user.id

@@ -76,14 +76,14 @@ async def test_a_model_that_buys_at_every_tick_is_halted_after_twenty_orders(des
             await lift_own(session, user, REASON)
 
 
-async def test_an_admin_lifts_the_runaways_halt_and_the_count_begins_anew(desk, make_user) -> None:
+async def test_an_admin_lifts_the_runaways_halt_and_the_count_begins_anew(desk, make_user, sessions) -> None:
     gate = replace(desk.trading.rules.gate, symbol_orders_max=2)
     desk.trading = replace(desk.trading, rules=replace(desk.trading.rules, gate=gate))
     await desk.behave(Mode.REST)
     await desk.account(await make_user(symbols=("INFY",)))
     admin_id = await make_user("admin", enabled=False)
     await ticks_until_halted(desk)
-    async with desk.trading.sessions.begin() as session:
+    async with sessions.begin() as session:
         admin = await session.get_one(User, admin_id)
         admin.role = Role.ADMIN
         (period,) = await periods(session, None, 10, standing_only=True)

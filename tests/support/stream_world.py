@@ -176,6 +176,7 @@ async def gateway_before(
         state = ApiState(
             sessions=absent,
             trading=absent,
+            desk=absent,
             security=Security("a test key of more than thirty-two bytes", 60, lambda: datetime(2026, 8, 4, tzinfo=UTC)),
             quote_board=board,
             streams=streams,
