@@ -62,7 +62,7 @@ def must_wait(until: datetime, now: datetime) -> TooManyRequestsError:
     """The refusal: the same whoever asks, and whether there is such a user or not."""
     wait_s = max(1, math.ceil((until - now).total_seconds()))
     return TooManyRequestsError(
-        f"Too many attempts to log in: try again in {wait_s} seconds.", code="login_delayed", retry_after_s=wait_s
+        f"Too many attempts to log in: try again in {wait_s} s.", code="login_delayed", retry_after_s=wait_s
     )
 
 
