@@ -1,6 +1,7 @@
 """`sauda up` trains where no usable model is current, and only there."""
 
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,10 +39,18 @@ def ensured(bar_server: BarServer, data_dir: Path) -> str:
     return output.getvalue()
 
 
+@pytest.fixture(scope="module")
+def first(bar_server: BarServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder after its first start."""
+    folder = tmp_path_factory.mktemp("first")
+    with few_trees():
+        assert "Trained model" in ensured(bar_server, folder)
+    return folder
+
+
 @pytest.fixture
-def data_dir(bar_server: BarServer, tmp_path: Path) -> Path:
-    assert "Trained model" in ensured(bar_server, tmp_path)
-    return tmp_path
+def data_dir(first: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(first, tmp_path / "data")
 
 
 def test_a_usable_model_is_kept(bar_server: BarServer, data_dir: Path) -> None:
