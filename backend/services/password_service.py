@@ -103,5 +103,6 @@ async def reset(sessions: Sessions, security: Security, token: str, new: str, ip
                 user.email_verified_at = now
                 unproven = ApiKey.user_id == user.id, ApiKey.revoked_at.is_(None)
                 await session.execute(update(ApiKey).where(*unproven).values(revoked_at=now))
-            await login_delay.forgive(session, delay_name(security, user.email))
+            for place in ("", ip):
+                await login_delay.forgive(session, delay_name(security, user.email, place))
             await _changed(session, security, user, Actor(f"user:{user.id}", user.id, ip), but=None)
