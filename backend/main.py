@@ -41,6 +41,7 @@ from backend.services.rollover_service import keep_rolling
 from backend.services.session_service import LoginRules
 from backend.services.streams import create_streams
 from backend.trading_loop import TradingLoop
+from backend.vault import Vault, VaultError, read_master_key_file, read_master_keys
 from contracts.common import Environment
 
 CLOCK_RETRY_S = 2.0
@@ -201,6 +202,21 @@ def create_security(settings: Settings) -> Security:
     )
 
 
+def create_vault(settings: Settings) -> Vault | None:
+    """What seals secrets; None where no master key is set.
+
+    Raises:
+        ValueError: the keys cannot be meant.
+    """
+    try:
+        keys = read_master_keys(settings.master_keys.get_secret_value())
+        if settings.master_key_file is not None:
+            keys = read_master_key_file(settings.master_key_file) | keys
+        return Vault(keys) if keys else None
+    except VaultError as error:
+        raise ValueError(str(error)) from None
+
+
 def create_post(settings: Settings, sessions: Sessions) -> Post:
     """Who delivers mails: over SMTP where a server is set, else to the console.
 
@@ -286,6 +302,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         trading=replace(wired.trading, sessions=api_sessions),
         desk=wired.trading,
         security=create_security(settings),
+        vault=create_vault(settings),
         logins=LoginRules(settings.session_days, settings.session_idle_days, settings.public_url),
         quote_board=board,
         streams=create_streams(board, wired.trading.market_data, wired.trading.calendar, settings.environment),

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend.db import OPERATOR_ROLE, create_engine, create_sessions
 from backend.models import Credential, Role, User
+from sauda.embedded import SERVICE_ROLE
 
 admin = typer.Typer(no_args_is_help=True)
 
@@ -43,7 +44,7 @@ def _embedded_url() -> str:
     from backend.config import Settings  # noqa: PLC0415
 
     settings = Settings()
-    return f"postgresql://postgres@/sauda?host={(settings.data_dir / 'postgres').resolve()}"
+    return f"postgresql://{SERVICE_ROLE}@/sauda?host={(settings.data_dir / 'postgres').resolve()}"
 
 
 async def _make_admin(url: str, email: str) -> str | None:

@@ -19,6 +19,8 @@ with warnings.catch_warnings():
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKER = ".sauda-ready"
+SERVICE_ROLE = "sauda_service"
+"""The user that processes log in as; migration 0007 makes it."""
 
 
 class DataFolderError(Exception):
@@ -115,6 +117,11 @@ async def _create_database(admin_url: str, name: str, *, fresh: bool) -> None:
         if not exists:
             await autocommit.execute(text(f'CREATE DATABASE "{name}"'))
     await engine.dispose()
+
+
+def service_url(url: str) -> str:
+    """The URL of an embedded, migrated database for a process: its user owns nothing and may only take roles."""
+    return url.replace("//postgres@", f"//{SERVICE_ROLE}@", 1)
 
 
 def create_database(postgres: EmbeddedPostgres, name: str, *, fresh: bool = False) -> str:

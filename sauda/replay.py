@@ -26,7 +26,7 @@ from backend.services.end_of_day_service import end_of_day
 from backend.services.outbox_service import deliver
 from backend.services.reconcile_service import reconcile
 from contracts.common import Environment
-from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, hold_folder, migrate
+from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, hold_folder, migrate, service_url
 from sauda.private_services import private_services
 from sauda.processes import ServiceFailedError, stop_all
 from sauda.replay_alone import lift_day_losses, without_rates
@@ -114,6 +114,7 @@ def _stack(
             postgres.start()
             database_url = create_database(postgres, DATABASE, fresh=True)
             migrate(database_url)
+            database_url = service_url(database_url)
             data.start()
             data.wait_healthy(60)
         require_bars(urls["DATA_SERVICE_URL"], symbols, first, last)
@@ -157,7 +158,7 @@ async def walk(
         sessions = wired.trading.calendar.sessions_between(*days)
         if not sessions:
             raise ReplayError(f"no session lies between {days[0]} and {days[1]}")
-        await create_users(wired.sessions, list(Mode), symbols, Decimal(capital), sessions[0])
+        await create_users(settings.database_url, list(Mode), symbols, Decimal(capital), sessions[0])
         tally = Tally()
         columns = (
             TextColumn("Replaying {task.description}"),

@@ -8,7 +8,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from backend.db import Sessions
+from backend.db import OPERATOR_ROLE, create_engine, create_sessions
 from backend.domain.calendar import IST, Session
 from backend.domain.market import StockClass
 from backend.domain.modes import Mode
@@ -16,7 +16,6 @@ from backend.models import User
 from contracts.market import BarsReply, BarsRequest, Interval
 from sauda.paper_user import create_paper_user
 
-UNUSABLE_PASSWORD = "!"  # noqa: S105 - no hash matches it: nobody logs in to a replay
 PLAN = "enterprise"
 
 
@@ -81,11 +80,13 @@ def train_before(first: date, data_service_url: str, registry_dir: Path, console
 
 
 async def create_users(
-    sessions: Sessions, modes: list[Mode], symbols: list[str], capital: Decimal, first: Session
+    database_url: str, modes: list[Mode], symbols: list[str], capital: Decimal, first: Session
 ) -> None:
     """One user per mode on the largest plan, each with a paper account of `capital` rupees."""
     opens = first.continuous_open(StockClass.NON_CAS)
-    async with sessions.begin() as session:
+    engine = create_engine(database_url, role=OPERATOR_ROLE, pool_size=1)
+    async with create_sessions(engine).begin() as session:
         for mode in modes:
             user = User(email=f"{mode}@replay.sauda.example", name=f"Replay {mode}")
             await create_paper_user(session, user, plan=PLAN, mode=mode, symbols=symbols, rupees=capital, at=opens)
+    await engine.dispose()

@@ -17,9 +17,10 @@ from rich.console import Console
 from backend.db import create_engine, create_sessions
 from backend.errors import ConflictError
 from backend.services.deployment_service import claim_environment
+from backend.vault import VaultError, make_master_key_file, read_master_key_file
 from contracts.common import Environment
 from sauda.demo import DemoUser, ensure_demo_users
-from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, hold_folder, migrate
+from sauda.embedded import DataFolderError, EmbeddedPostgres, create_database, hold_folder, migrate, service_url
 from sauda.models import ensure_model
 from sauda.processes import Service, ServiceFailedError, stop_all
 from sauda.retrain import Retrainer
@@ -74,6 +75,7 @@ def up(options: Options, console: Console) -> None:
         try:
             database_url = external or _embedded_database(postgres, console)
             migrate(database_url)
+            database_url = external or service_url(database_url)
             asyncio.run(_claim(database_url, options.environment))
             services = _services(options, data_dir, database_url)
             retrainer = _retrainer(services, options, data_dir)
@@ -171,6 +173,18 @@ def secret_key(data_dir: Path) -> str:
     return key
 
 
+def master_keys(data_dir: Path) -> Path:
+    """The keys that seal other secrets: made once; without this file what they sealed cannot be read again."""
+    path = data_dir / "master.keys"
+    try:
+        if not path.exists():
+            make_master_key_file(path, "first")
+        read_master_key_file(path)
+    except (VaultError, OSError) as error:
+        raise StartError(str(error)) from None
+    return path
+
+
 def _services(options: Options, data_dir: Path, database_url: str) -> list[Service]:
     data_url = f"http://{options.host}:{options.data_port}"
     ml_url = f"http://{options.host}:{options.ml_port}"
@@ -194,6 +208,7 @@ def _services(options: Options, data_dir: Path, database_url: str) -> list[Servi
         "GATEWAY_HOST": options.host,
         "GATEWAY_PORT": str(options.port),
         "SECRET_KEY": os.environ.get("SECRET_KEY") or secret_key(data_dir),
+        "MASTER_KEY_FILE": os.environ.get("MASTER_KEY_FILE") or str(master_keys(data_dir)),
     }
     if simulated:
         gateway["CYCLE_INTERVAL_S"] = os.environ.get("CYCLE_INTERVAL_S", str(SIMULATED_CYCLE_S))

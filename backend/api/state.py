@@ -12,6 +12,7 @@ from backend.services.quote_board import QuoteBoard
 from backend.services.second_factor_service import Factors
 from backend.services.session_service import LoginRules
 from backend.services.streams import Streams
+from backend.vault import Vault
 from contracts.common import Environment
 
 
@@ -24,7 +25,7 @@ class ApiState:
     """The API's collaborators. `trouble` is what /health should say; an empty text means that all is well.
 
     `sessions` and those of `trading` see what the caller may see; `desk` is the trading engine itself, which alone
-    writes orders and the state of trading.
+    writes orders and the state of trading. Without a `vault` (no master key) no secret can be kept.
     """
 
     sessions: Sessions
@@ -36,6 +37,7 @@ class ApiState:
     paper_deposit_rupees: Decimal
     cors_origins: tuple[str, ...]
     environment: Environment
+    vault: Vault | None = None
     logins: LoginRules = field(default_factory=LoginRules)
     factors: Factors = field(default_factory=Factors)
     billing: BillingRules = field(default_factory=BillingRules)
