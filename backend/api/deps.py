@@ -117,6 +117,13 @@ async def authenticated(
 AnyCaller = Annotated[Caller, Depends(authenticated)]
 
 
+async def optional_caller(
+    request: Request, state: State, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller | None:
+    """Who calls, where an Authorization header says so; a bad one is refused as anywhere."""
+    return None if credentials is None else await authenticated(request, state, credentials)
+
+
 def _with_scope(caller: Caller, scope: KeyScope) -> User:
     if scope not in caller.scopes:
         raise NotAllowedError(f"This API key lacks the scope {scope}: make one that has it.", code="scope_missing")
