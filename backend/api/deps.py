@@ -117,10 +117,9 @@ async def authenticated(
 AnyCaller = Annotated[Caller, Depends(authenticated)]
 
 
-async def optional_caller(
-    request: Request, state: State, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Caller | None:
+async def optional_caller(request: Request, state: State) -> Caller | None:
     """Who calls, where an Authorization header says so; a bad one is refused as anywhere."""
+    credentials = await _bearer(request)
     return None if credentials is None else await authenticated(request, state, credentials)
 
 

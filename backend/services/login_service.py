@@ -18,8 +18,8 @@ from backend.services import audit_service, login_delay, mail_service, second_fa
 from backend.services.audit_service import Actor
 from backend.services.mail_texts import MailKind
 from backend.services.password_rules import weakness
-from backend.services.second_factor_service import Factors
 from backend.services.session_service import Device, LoginRules, Tokens, begin_session
+from backend.vault import Vault
 
 KNOWN_PLACE_DAYS = 90
 
@@ -73,7 +73,7 @@ async def log_in(
     sessions: Sessions,
     security: Security,
     rules: LoginRules,
-    factors: Factors,
+    vault: Vault | None,
     email: str,
     password: str,
     code: str | None,
@@ -96,7 +96,7 @@ async def log_in(
             await _failed(sessions, somebody, device, "the password was wrong")
             raise NotAuthenticatedError("The e-mail address or the password is wrong.", code="credentials_invalid")
         if somebody.second_factor:
-            await _second_factor(sessions, factors, somebody, code, device, now)
+            await _second_factor(sessions, vault, somebody, code, device, now)
         async with sessions.begin() as session:
             await _require_unchanged(session, somebody)
             await login_delay.forgive(session, somebody.name)
@@ -150,7 +150,7 @@ async def _failed(sessions: Sessions, somebody: _Somebody, device: Device, why: 
 
 
 async def _second_factor(
-    sessions: Sessions, factors: Factors, somebody: _Somebody, code: str | None, device: Device, now: datetime
+    sessions: Sessions, vault: Vault | None, somebody: _Somebody, code: str | None, device: Device, now: datetime
 ) -> None:
     if code is None:
         raise NotAuthenticatedError(
@@ -158,7 +158,7 @@ async def _second_factor(
             code="second_factor_required",
         )
     async with sessions.begin() as session:
-        fits = await second_factor_service.verify(session, factors, somebody.user_id or 0, code, now)
+        fits = await second_factor_service.verify(session, vault, somebody.user_id or 0, code, now)
     if not fits:
         await _failed(sessions, somebody, device, "the second factor was wrong")
         raise NotAuthenticatedError(
@@ -179,7 +179,7 @@ async def _require_unchanged(session: AsyncSession, somebody: _Somebody) -> None
 
 
 async def prove(
-    sessions: Sessions, security: Security, factors: Factors, user: User, device: Device, secret: "Secret"
+    sessions: Sessions, security: Security, vault: Vault | None, user: User, device: Device, secret: "Secret"
 ) -> None:
     """Check the password or the second factor of a user who is logged in; attempts are counted as logins are.
 
@@ -196,7 +196,7 @@ async def prove(
             fits = await security.verify_password(somebody.password_hash, secret.password or "")
         else:
             async with sessions.begin() as session:
-                fits = await second_factor_service.verify(session, factors, user.id, secret.code, now)
+                fits = await second_factor_service.verify(session, vault, user.id, secret.code, now)
         if not fits:
             what = "password" if secret.code is None else "code"
             await _failed(sessions, somebody, device, f"the {what} was wrong")
@@ -216,7 +216,7 @@ class Secret:
 async def step_up(
     sessions: Sessions,
     security: Security,
-    factors: Factors,
+    vault: Vault | None,
     user: User,
     session_id: int,
     device: Device,
@@ -227,7 +227,7 @@ async def step_up(
     Raises:
         NotAuthenticatedError, TooManyRequestsError: as `prove`.
     """
-    await prove(sessions, security, factors, user, device, secret)
+    await prove(sessions, security, vault, user, device, secret)
     now = security.now()
     proved = {"proved_at": now} | ({"second_factor_at": now} if secret.code is not None else {})
     with acting_as(IDENTITY_ROLE):

@@ -12,14 +12,14 @@ from backend.services.audit_service import Actor
 from backend.services.email_tokens import end_tokens, use_token
 from backend.services.login_service import Secret, delay_name, prove, require_strong
 from backend.services.mail_texts import MailKind
-from backend.services.second_factor_service import Factors
 from backend.services.session_service import Device, end_sessions
+from backend.vault import Vault
 
 
 async def change_password(
     sessions: Sessions,
     security: Security,
-    factors: Factors,
+    vault: Vault | None,
     user: User,
     session_id: int,
     device: Device,
@@ -36,7 +36,7 @@ async def change_password(
     with acting_as(IDENTITY_ROLE):
         async with sessions() as session:
             credential = (await session.scalars(select(Credential).where(Credential.user_id == user.id))).one()
-    await prove(sessions, security, factors, user, device, Secret(password=present))
+    await prove(sessions, security, vault, user, device, Secret(password=present))
     require_strong(new, user.email, second_factor=credential.totp_confirmed_at is not None)
     if new == present:
         raise InvalidRequestError("The new password is the present one: choose another.", code="password_unchanged")

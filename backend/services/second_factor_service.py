@@ -1,10 +1,9 @@
 """The second factor: codes of an authenticator (TOTP, RFC 6238), each good once, and recovery codes in their stead."""
 
 import hmac
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
 from pyotp.totp import TOTP
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,6 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from backend.errors import SaudaError
 from backend.models import Credential, RecoveryCode
 from backend.security import digest
+from backend.vault import Vault, VaultError
+
+log = structlog.get_logger()
 
 STEP_S = 30
 DRIFT_STEPS = 1
@@ -20,26 +22,17 @@ DIGITS = 6
 
 
 class NoKeysError(SaudaError):
-    """A sealed secret cannot be opened."""
+    """A sealed secret cannot be opened: its master key is not here."""
 
-    status, code, title = 503, "no_master_keys", "Service unavailable"
-
-
-def _no_keys(user_id: int, sealed: bytes) -> str:  # noqa: ARG001
-    raise NoKeysError("Second factors cannot be checked: the operator must set MASTER_KEY_FILE.")
+    status, code, title = 503, "no_master_key", "Service unavailable"
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """`open_secret` opens a user's sealed TOTP secret, which is base32.
-
-    It raises NoKeysError where it cannot.
-    """
-
-    open_secret: Callable[[int, bytes], str] = _no_keys
+def context_of(user_id: int) -> tuple[str, ...]:
+    """The context under which a user's TOTP secret (base32, as bytes) is sealed: it opens for nobody else."""
+    return (str(user_id), "totp", "secret")
 
 
-async def verify(session: AsyncSession, factors: Factors, user_id: int, code: str, now: datetime) -> bool:
+async def verify(session: AsyncSession, vault: Vault | None, user_id: int, code: str, now: datetime) -> bool:
     """Whether a code fits the user's confirmed second factor, or is one of their recovery codes; it is used up then.
 
     Joins the transaction: what decides is one UPDATE, so a code serves one of any number who bring it.
@@ -49,7 +42,7 @@ async def verify(session: AsyncSession, factors: Factors, user_id: int, code: st
     """
     plain = plain_code(code)
     if len(plain) == DIGITS and plain.isdecimal():
-        return await _verify_totp(session, factors, user_id, plain, now)
+        return await _verify_totp(session, vault, user_id, plain, now)
     used = await session.scalar(
         update(RecoveryCode)
         .where(
@@ -64,12 +57,12 @@ async def verify(session: AsyncSession, factors: Factors, user_id: int, code: st
     return used is not None
 
 
-async def _verify_totp(session: AsyncSession, factors: Factors, user_id: int, code: str, now: datetime) -> bool:
+async def _verify_totp(session: AsyncSession, vault: Vault | None, user_id: int, code: str, now: datetime) -> bool:
     confirmed = Credential.user_id == user_id, Credential.totp_confirmed_at.is_not(None)
     sealed = await session.scalar(select(Credential.totp_secret).where(*confirmed))
     if sealed is None:
         return False
-    step = step_of(factors.open_secret(user_id, sealed), code, now)
+    step = step_of(_opened(vault, user_id, sealed), code, now)
     if step is None:
         return False
     accepted = await session.scalar(
@@ -80,6 +73,16 @@ async def _verify_totp(session: AsyncSession, factors: Factors, user_id: int, co
         .execution_options(synchronize_session=False)
     )
     return accepted is not None
+
+
+def _opened(vault: Vault | None, user_id: int, sealed: bytes) -> str:
+    try:
+        if vault is None:
+            raise VaultError("no master key is set")
+        return vault.open_bytes(context_of(user_id), sealed).decode()
+    except VaultError as error:
+        log.error("second_factor_sealed", user_id=user_id, error=str(error))
+        raise NoKeysError("Second factors cannot be checked now: the operator must set MASTER_KEY_FILE.") from None
 
 
 def step_of(secret: str, code: str, now: datetime) -> int | None:

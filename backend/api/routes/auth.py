@@ -76,7 +76,7 @@ async def login(body: LoginBody, state: State, request: Request, response: Respo
         state.sessions,
         state.security,
         state.logins,
-        state.factors,
+        state.vault,
         body.email,
         body.password.get_secret_value(),
         body.code.get_secret_value() if body.code else None,
@@ -144,7 +144,7 @@ async def step_up(body: StepUpBody, caller: AccountHolder, state: State, device:
         body.password.get_secret_value() if body.password else None, body.code.get_secret_value() if body.code else None
     )
     at = await login_service.step_up(
-        state.sessions, state.security, state.factors, caller.user, _login(caller).id, device, secret
+        state.sessions, state.security, state.vault, caller.user, _login(caller).id, device, secret
     )
     return StepUpReply(proved_until=at + timedelta(minutes=FRESH_MINUTES))
 
@@ -156,7 +156,7 @@ async def change_password(
     """Change the password; all other logins end, and a mail tells. With a second factor 8 characters are enough."""
     present, new = body.current_password.get_secret_value(), body.new_password.get_secret_value()
     ended = await password_service.change_password(
-        state.sessions, state.security, state.factors, caller.user, _login(caller).id, device, present, new
+        state.sessions, state.security, state.vault, caller.user, _login(caller).id, device, present, new
     )
     return SessionsEndedReply(sessions_ended=ended)
 
