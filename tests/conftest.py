@@ -20,7 +20,6 @@ _numbers = itertools.count(1)
 
 LONG = (
     "tests/e2e/",
-    "tests/crash/test_crash_short.py",
     "tests/ml_service/test_real_market.py",
     "tests/ml_service/test_walk_forward.py",
     "tests/data_service/test_as_of_property.py",
