@@ -9,7 +9,6 @@ from backend.security import Security
 from backend.services.billing_rules import BillingRules
 from backend.services.context import Trading
 from backend.services.quote_board import QuoteBoard
-from backend.services.second_factor_service import Factors
 from backend.services.session_service import LoginRules
 from backend.services.streams import Streams
 from backend.vault import Vault
@@ -39,6 +38,5 @@ class ApiState:
     environment: Environment
     vault: Vault | None = None
     logins: LoginRules = field(default_factory=LoginRules)
-    factors: Factors = field(default_factory=Factors)
     billing: BillingRules = field(default_factory=BillingRules)
     trouble: Callable[[], str] = _no_trouble
