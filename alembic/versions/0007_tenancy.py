@@ -132,14 +132,15 @@ PLATFORM = (
 
 WRITTEN_BY_APP = (
     "api_keys, auto_trade_settings, backtests, backtest_usage, billing_details, broker_credentials, email_tokens, "
-    "idempotency_keys, live_permissions, login_sessions, recovery_codes, refresh_tokens, subscriptions"
+    "idempotency_keys, live_permissions, login_sessions, recovery_codes, refresh_tokens"
 )
-"""What a user changes of their own. Orders, fills, ledger and plans are not among it."""
+"""What a user changes of their own. Orders, fills, ledger, plans and subscriptions are not among it."""
 READ_BY_APP = (
     "account_actions, auto_trades, broker_accounts, calendar_overrides, compliance_records, consents, "
     "corporate_action_days, corporate_actions, credentials, cycle_shards, cycles, daily_usage, day_equity, decisions, "
     "deployment, fills, invoices, ledger_balances, ledger_entries, order_events, orders, paper_actions, "
-    "paper_balances, paper_entries, paper_orders, paper_trades, payments, plans, trading_states, users, audit_log"
+    "paper_balances, paper_entries, paper_orders, paper_trades, payments, plans, subscriptions, "
+    "trading_states, users, audit_log"
 )
 IDENTITY = "credentials, recovery_codes, login_sessions, refresh_tokens, email_tokens, api_keys, login_delays"
 CREDENTIAL_COLUMNS = "password_hash, password_changed_at, totp_secret, totp_confirmed_at, totp_last_step"

@@ -49,7 +49,7 @@ async def test_what_is_asked_is_queued_whole(gateway: Gateway) -> None:
 async def test_the_free_plan_has_none(gateway: Gateway) -> None:
     problem = problem_of(await create(gateway, await gateway.someone("free")), 403)
     assert problem.code == "plan_required"
-    assert "Basic has them" in problem.detail
+    assert "Basic does, with 5 backtests a day" in problem.detail
 
 
 async def test_the_day_has_its_bound_and_a_key_its_one_backtest(gateway: Gateway) -> None:

@@ -79,7 +79,8 @@ async def test_the_free_plan_is_told_where_to_go(make_user, ask) -> None:
     with pytest.raises(NotAllowedError) as refused:
         await ask(user)
     assert refused.value.code == "plan_required"
-    assert 'Basic has them, 5 a day: ask for it with POST /v1/subscription {"plan": "basic"}' in refused.value.detail
+    assert "Basic does, with 5 backtests a day, for ₹499.00 a month before GST" in refused.value.detail
+    assert 'POST /v1/subscription {"plan": "basic"}' in refused.value.detail
 
 
 async def test_a_sweep_is_bounded_by_the_plan(make_user, ask) -> None:
