@@ -23,13 +23,6 @@ FORGOTTEN_H = 24
 """Hours after which a count begins anew."""
 
 
-def delay_s(failures: int) -> int:
-    """Seconds to wait after that many failures in a row."""
-    if failures <= FREE_FAILURES:
-        return 0
-    return min(2 ** min(failures - FREE_FAILURES - 1, 10), DELAY_S_MAX)
-
-
 async def count_attempt(session: AsyncSession, name: bytes, now: datetime) -> None:
     """Count an attempt as failed until `forgive` says otherwise. Joins the transaction.
 

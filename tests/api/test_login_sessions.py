@@ -1,18 +1,22 @@
 """Sessions: refresh tokens that are good once, cookies for browsers, listing and ending, and proving oneself again."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
+from pyotp.totp import TOTP
 from sqlalchemy import func, select, update
 
 from backend.api.refresh_cookie import NAME
 from backend.db import IDENTITY_ROLE, acting_as
-from backend.models import AuditEntry, LoginSession, RefreshToken
+from backend.models import AuditEntry, Credential, LoginSession, RefreshToken
 from backend.services import session_service
+from backend.services.second_factor_service import context_of
 from backend.services.session_service import LEEWAY_S, SESSIONS_PER_USER_MAX, Device, device_name
+from backend.vault import Vault
 from tests.api.conftest import Gateway
 from tests.api.people import OTHER_PASSWORD, PASSWORD, Mailbox, bearer, log_in, newcomer
 from tests.api.test_problems import problem_of
@@ -227,6 +231,35 @@ async def test_proving_oneself_again(own_gateway: Gateway) -> None:
     assert (await call("email", "PUT", email="next@example.com")).status_code == 202
     codes = [problem_of(await call("step-up", password=OTHER_PASSWORD)).code for _ in range(7)]
     assert codes[-1] == "login_delayed"
+
+
+async def test_a_login_with_a_second_factor_asks_for_its_code_and_takes_each_once(own_gateway: Gateway) -> None:
+    email, secret = "factor@example.com", "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+    vault = Vault({"k1": bytes(range(32))})
+    own_gateway.app.state.api = replace(own_gateway.state, vault=vault)
+    await newcomer(own_gateway, email)
+    async with own_gateway.sessions.begin() as session:
+        user_id = (await session.scalars(select(LoginSession.user_id))).one()
+        sealed = vault.seal_bytes(context_of(user_id), secret.encode())
+        values = {"totp_secret": sealed, "totp_confirmed_at": own_gateway.clock.now}
+        await session.execute(update(Credential).values(values))
+    code = TOTP(secret).at(own_gateway.clock.now)
+
+    assert problem_of(await log_in(own_gateway, email)).code == "second_factor_required"
+    assert problem_of(await log_in(own_gateway, email, OTHER_PASSWORD, code=code)).code == "credentials_invalid"
+    wrong = f"{(int(code) + 1) % 10**6:06}"
+    assert problem_of(await log_in(own_gateway, email, code=wrong)).code == "second_factor_invalid"
+    first = await log_in(own_gateway, email, code=code)
+    assert first.status_code == 200
+    assert problem_of(await log_in(own_gateway, email, code=code)).code == "second_factor_invalid"
+
+    headers = bearer(first.json())
+    body = {"code": TOTP(secret).at(own_gateway.clock.now + timedelta(seconds=30))}
+    assert (await own_gateway.client.post("/v1/auth/step-up", json=body, headers=headers)).status_code == 200
+    again = await own_gateway.client.post("/v1/auth/step-up", json=body, headers=headers)
+    assert problem_of(again).code == "credentials_invalid"
+    listed = (await own_gateway.client.get("/v1/sessions", headers=headers)).json()["sessions"]
+    assert [row["second_factor"] for row in listed] == [True, False]
 
 
 def test_a_device_is_shown_as_one_printable_line() -> None:

@@ -219,6 +219,25 @@ def test_each_mail_is_whole_and_only_links_bear_a_token(kind: MailKind) -> None:
     assert ("{" in mail.body) is (kind in {MailKind.SESSION_STOLEN, MailKind.NOTICE})
 
 
+async def test_the_task_delivers_and_cleans_until_it_is_stopped(
+    sessions: async_sessionmaker[AsyncSession], database_url: str
+) -> None:
+    sent: asyncio.Queue[str] = asyncio.Queue()
+    async with sessions.begin() as session:
+        session.add(LoginDelay(name=b"old", failures=1, failed_at=NOW - timedelta(days=2), blocked_until=NOW))
+    async with posting(database_url, ConsoleNotifier(sent.put_nowait), Clock()) as one:
+        await leave(sessions, "first@example.com")
+        running = asyncio.create_task(one.run())
+        assert "first@example.com" in await asyncio.wait_for(sent.get(), 10)
+        await leave(sessions, "second@example.com")
+        assert "second@example.com" in await asyncio.wait_for(sent.get(), 10)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    async with sessions() as session:
+        assert await session.scalar(select(func.count()).select_from(LoginDelay)) == 0
+
+
 async def test_what_logins_leave_behind_goes_in_time(sessions: async_sessionmaker[AsyncSession]) -> None:
     day = timedelta(days=1)
     async with sessions.begin() as session:
