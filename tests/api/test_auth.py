@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select, update
 
-from backend.models import AuditEntry, LoginSession, User
+from backend.models import AuditEntry, Credential, LoginSession, User
 from tests.api.conftest import Gateway, later
 from tests.api.people import OTHER_PASSWORD, PASSWORD, Mailbox, bearer, counted, log_in, newcomer, register
 from tests.api.test_problems import problem_of
@@ -174,6 +174,30 @@ async def test_a_stranger_keeps_nobody_from_logging_in_where_they_have_before(ow
     async with own_gateway.sessions.begin() as session:
         await session.execute(update(LoginSession).values(ip="127.0.0.1"))
     assert (await log_in(own_gateway, "home@example.com")).status_code == 200
+
+
+async def test_a_password_that_changes_while_it_is_checked_lets_nobody_in(
+    own_gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = await newcomer(own_gateway, "meanwhile@example.com")
+    verify = own_gateway.state.security.verify_password
+    hash_now = own_gateway.state.security.hash_password
+
+    async def change_meanwhile() -> None:
+        values = {"password_hash": await hash_now("something else " + OTHER_PASSWORD)}
+        async with own_gateway.sessions.begin() as session:
+            await session.execute(update(Credential).values(values))
+
+    async def slow_verify(password_hash: str | None, password: str) -> bool:
+        fits = await verify(password_hash, password)
+        await change_meanwhile()
+        return fits
+
+    monkeypatch.setattr(own_gateway.state.security, "verify_password", slow_verify)
+    assert problem_of(await log_in(own_gateway, "meanwhile@example.com")).code == "credentials_invalid"
+    body = {"current_password": "something else " + OTHER_PASSWORD, "new_password": OTHER_PASSWORD}
+    raced = await own_gateway.client.put("/v1/auth/password", json=body, headers=bearer(tokens))
+    assert problem_of(raced).code == "password_raced"
 
 
 async def test_logins_are_recorded_and_failed_ones_of_known_users(own_gateway: Gateway) -> None:

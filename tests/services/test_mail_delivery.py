@@ -74,6 +74,8 @@ async def test_no_password_goes_to_a_server_without_tls_unless_it_is_this_machin
         *[True] * 3,
         *[False] * 2,
     ]
+    starttls = {url: SmtpNotifier(url, FROM)._starttls for url in ("smtp://mail.example", "smtp://127.0.0.1")}
+    assert starttls == {"smtp://mail.example": True, "smtp://127.0.0.1": None}
     async with smtp_server() as server:
         notifier = SmtpNotifier(f"smtp://sauda:secret@127.0.0.1:{server.port}", FROM)
         monkeypatch.setattr(notifier, "_starttls", True)  # as for any other host
