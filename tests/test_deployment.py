@@ -21,6 +21,7 @@ from contracts.common import Environment
 from data_service.config import Settings as DataSettings
 from ml_service.config import Settings as MlSettings
 from ml_service.registry import Registry
+from sauda.embedded import SERVICE_ROLE
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS_OF: dict[str, type[BaseSettings]] = {
@@ -34,7 +35,7 @@ SETTINGS_OF: dict[str, type[BaseSettings]] = {
 }
 PORT_FIELDS = {"gateway": "gateway_port", "data_service": "data_service_port", "ml_service": "ml_service_port"}
 VARIABLES = {name.upper() for settings in SETTINGS_OF.values() for name in settings.model_fields}
-GIVEN = {"SECRET_KEY": "k" * 32, "POSTGRES_PASSWORD": "letters0and1digits"}
+GIVEN = {"SECRET_KEY": "k" * 32, "POSTGRES_PASSWORD": "letters0and1digits", "SERVICE_PASSWORD": "digits1and0letters"}
 REFERENCE = re.compile(r"\$\$|\$\{(\w+)(?:(:[-?])([^}]*))?\}")
 
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -134,7 +135,7 @@ def test_every_variable_is_a_setting() -> None:
         known = {field.upper() for field in SETTINGS_OF[name].model_fields}
         assert service["environment"].keys() <= known, name
     referenced = {match[1] for match in REFERENCE.finditer(COMPOSE_TEXT) if match[1]}
-    assert referenced - VARIABLES == {"POSTGRES_PASSWORD", "INFLUXDB_PASSWORD"}
+    assert referenced - VARIABLES == {"POSTGRES_PASSWORD", "SERVICE_PASSWORD", "INFLUXDB_PASSWORD"}
     in_files = {
         line.split("=")[0] for path in (ROOT / "deploy").glob("*.env") for line in path.open() if line[0] != "#"
     }
@@ -184,8 +185,30 @@ def test_services_find_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         port = SETTINGS_OF[name].model_fields[field].default
         assert f"http://127.0.0.1:{port}/health" in SERVICES[name]["healthcheck"]["test"][-1]
         assert getattr(settings_of(name, GIVEN, monkeypatch, tmp_path), field.replace("port", "host")) == "0.0.0.0"
-    database = urlsplit(settings_of("gateway", GIVEN, monkeypatch, tmp_path).database_url)
-    assert (database.hostname, database.password) == ("postgres", GIVEN["POSTGRES_PASSWORD"])
+    for name in ("gateway", "trader", "backtest"):
+        database = urlsplit(settings_of(name, GIVEN, monkeypatch, tmp_path).database_url)
+        assert (database.hostname, database.username) == ("postgres", SERVICE_ROLE), name
+        assert database.password == GIVEN["SERVICE_PASSWORD"]
+    owner = urlsplit(environment_of("migrate", GIVEN)["DATABASE_URL"])
+    assert (owner.hostname, owner.username, owner.password) == ("postgres", "sauda", GIVEN["POSTGRES_PASSWORD"])
+
+
+async def test_the_script_makes_the_user_that_the_processes_log_in_as(owner: AsyncEngine) -> None:
+    """The image's entry point runs it when the volume is new; the migrations then find the user and grant the roles."""
+    mounted = [v for v in SERVICES["postgres"]["volumes"] if ":/docker-entrypoint-initdb.d/" in v]
+    script = (ROOT / mounted[0].split(":")[0]).read_text()
+    assert SERVICES["postgres"]["environment"].keys() >= set(re.findall(r"\$([A-Z_]+)", script))
+    statement = re.search(r"CREATE ROLE .*;", script)
+    assert statement is not None
+    async with owner.connect() as connection:
+        made = statement[0].replace(SERVICE_ROLE, "made_by_script").replace(":'password'", "'x'")
+        await connection.execute(text(made))
+        roles = text(
+            "SELECT rolinherit, rolcanlogin, rolsuper, rolbypassrls FROM pg_roles "
+            f"WHERE rolname IN ('made_by_script', '{SERVICE_ROLE}')"
+        )
+        assert [tuple(row) for row in await connection.execute(roles)] == [(False, True, False, False)] * 2
+        await connection.rollback()
 
 
 @pytest.mark.parametrize("secret", sorted(GIVEN))
