@@ -92,7 +92,7 @@ async def _roll(session: AsyncSession, rules: BillingRules, row_id: int, now: da
     before, user_id = stored(row), row.user_id
     if row.status is SubscriptionStatus.PENDING:
         action = await _lapse(session, row, now)
-    elif row.status is SubscriptionStatus.PAST_DUE or row.cancel_at_end:
+    elif row.status is SubscriptionStatus.PAST_DUE or row.cancel_at_end or _is_gift(row):
         action = await _finish(session, row, now)
     else:
         await _drop_quote(session, row.user_id, now)
@@ -100,6 +100,11 @@ async def _roll(session: AsyncSession, rules: BillingRules, row_id: int, now: da
     await session.flush()
     await record(session, SYSTEM, action, subject_id=user_id, target=str(row.id), before=before, after=stored(row))
     return 1
+
+
+def _is_gift(row: Subscription) -> bool:
+    """Whether an administrator gave it until now: it does not go on by itself, whatever its user took back."""
+    return row.provider == COMP and row.next_plan_code is None
 
 
 def _due_ids(now: datetime):
@@ -151,7 +156,7 @@ async def _renew(
         session.add(row)
         action = "subscription.change"
     plan = await session.get_one(Plan, row.plan_code)
-    price = ZERO if row.provider == COMP else price_of(plan, row.billing)
+    price = price_of(plan, row.billing)
     anchor = row.trial_until or row.activated_at or begins
     row.period_from, row.period_until = begins, period_end(anchor, MONTHS[row.billing], begins)
     row.status = SubscriptionStatus.ACTIVE

@@ -266,17 +266,18 @@ async def cancel(session: AsyncSession, actor: Actor, user_id: int, now: datetim
 
 
 async def resume(session: AsyncSession, actor: Actor, user_id: int) -> Subscription:
-    """Take back a cancellation or a planned change.
+    """Take back a cancellation or a planned change; a gift still ends when whoever gave it said.
 
     Raises:
         ConflictError: nothing is planned.
     """
     await lock_user(session, user_id)
     row = await current_of(session, user_id)
-    if row is None or not (row.cancel_at_end or row.next_plan_code or row.next_billing):
+    gift = row is not None and row.provider == COMP
+    if row is None or not ((row.cancel_at_end and not gift) or row.next_plan_code or row.next_billing):
         raise ConflictError("Nothing is planned that could be taken back.", code="nothing_planned")
     before = stored(row)
-    row.cancel_at_end, row.next_plan_code, row.next_billing = False, None, None
+    row.cancel_at_end, row.next_plan_code, row.next_billing = gift, None, None
     await session.flush()
     await record(
         session, actor, "subscription.resume", subject_id=user_id, target=str(row.id), before=before, after=stored(row)

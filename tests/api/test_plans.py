@@ -261,8 +261,9 @@ async def test_a_changed_plan_counts_at_once_for_limits(own_gateway: Gateway) ->
     account = await call(own_gateway, kin, "POST", "/broker-accounts", {"broker": "paper", "label": "x"})
     assert (problem_of(account).status, problem_of(account).code) == (403, "plan_required")
     assert "at no broker, not at paper. Basic includes it." in problem_of(account).detail
-    bad = new | {"code": "x", "price_rupees_per_month": "1.005"}
-    assert problem_of(await call(own_gateway, admin, "POST", "/admin/plans", bad)).status == 422
+    for bad in ({"price_rupees_per_month": "1.005"}, {"price_rupees_per_year": "0"}, {"features": ["flying"]}):
+        refused = await call(own_gateway, admin, "POST", "/admin/plans", new | {"code": "x"} | bad)
+        assert problem_of(refused).status == 422
 
 
 async def test_billing_details_are_checked(gateway: Gateway) -> None:

@@ -168,6 +168,13 @@ async def test_what_is_given_until_a_day_ends_and_given_for_good_goes_on(session
     for user, until in zip(users, (ist(2026, 5, 1), None), strict=True):
         async with sessions.begin() as session:
             await subscription_service.give(session, ADMIN, user, "pro", until, "A gift.", START)
+    # No user makes a gift last: not by taking its end back, nor by planning another plan and taking that back.
+    async with sessions.begin() as session:
+        with pytest.raises(ConflictError, match="Nothing is planned"):
+            await subscription_service.resume(session, SYSTEM, users[0])
+    await ask(sessions, users[0], "basic")
+    async with sessions.begin() as session:
+        assert (await subscription_service.resume(session, SYSTEM, users[0])).cancel_at_end
     assert await roll_over(sessions, RULES, ist(2026, 5, 1)) == 1
     assert [await plan_code(sessions, user) for user in users] == ["free", "pro"]
 

@@ -80,6 +80,12 @@ class PlanBody(Body):
     offered: bool
     rank: Annotated[int, Field(strict=True, ge=0, le=1000)]
 
+    @model_validator(mode="after")
+    def _both_prices(self) -> "PlanBody":
+        if (self.price_rupees_per_month == 0) != (self.price_rupees_per_year == 0):
+            raise ValueError("a plan costs something by the month and by the year, or nothing by either")
+        return self
+
     def values(self) -> dict[str, Any]:
         found = {name: getattr(self, name) for name in type(self).model_fields}
         return found | {"features": [f.value for f in dict.fromkeys(self.features)]}
