@@ -12,7 +12,6 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Update, func, insert, or_, select, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -59,7 +58,7 @@ class Post:
     public_url: str
 
     async def run(self) -> None:
-        """Deliver, and clean up behind logins, until cancelled; trouble with the database is logged and outlasted."""
+        """Deliver, and clean up behind logins, until cancelled; trouble is logged and outlasted."""
         cleaned_at: datetime | None = None
         while True:
             try:
@@ -68,8 +67,8 @@ class Post:
                 if cleaned_at is None or now - cleaned_at >= timedelta(seconds=CLEAN_EVERY_S):
                     cleaned_at = now
                     await clean(self.sessions, now)
-            except (SQLAlchemyError, OSError) as error:
-                log.warning("mail_held_up", error=type(error).__name__)
+            except Exception as error:  # nothing may end the delivery of mails; the error's text may hold one
+                log.error("mail_held_up", error=type(error).__name__)
                 busy = False
             if not busy:
                 await asyncio.sleep(POLL_S)
