@@ -5,10 +5,17 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
+import httpx
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import ProgrammingError
 
+from backend.config import Settings
+from backend.db import OPERATOR_ROLE, act_for, acting_as
+from backend.main import create_billing
 from backend.models import AuditEntry, LoginSession, OutboxMessage, Subscription, SubscriptionStatus
+from backend.services.billing_rules import BillingRules
+from backend.services.rollover_service import roll_over
 from tests.api.billing_calls import BANGALORE, MUMBAI, SELLER, activate, ask, billing_by, call, subscribed
 from tests.api.conftest import Gateway
 from tests.api.test_problems import problem_of
@@ -335,3 +342,41 @@ async def test_no_gstin_no_tax_and_no_seller_no_invoice(own_gateway: Gateway) ->
         assert Decimal(invoice["bill"]["total"]) == Decimal("499.00")
         page = await call(own_gateway, user, "GET", f"/invoices/{invoice['id']}/page")
         assert "no tax is charged" in page.text
+
+
+async def test_the_gateways_own_runner_ends_what_is_over(own_gateway: Gateway) -> None:
+    admin = await own_gateway.someone(admin=True)
+    user = await subscribed(own_gateway, admin, "basic")
+    await call(own_gateway, user, "DELETE", "/subscription")
+    over = own_gateway.clock() + timedelta(days=31)
+    sessions = own_gateway.state.sessions
+    # As nobody it sees nothing, as the user it may write nothing, as the operator it does its work.
+    act_for(None)
+    assert await roll_over(sessions, BillingRules(), over) == 0
+    act_for(user.id)
+    with pytest.raises(ProgrammingError, match="permission denied for table subscriptions"):
+        await roll_over(sessions, BillingRules(), over)
+    with acting_as(OPERATOR_ROLE):
+        assert await roll_over(sessions, BillingRules(), over) == 1
+    assert await plan_of(own_gateway, user) == "free"
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"payment_provider": "stripe"}, "manual or razorpay"),
+        ({"payment_provider": "razorpay", "razorpay_key_id": "rzp"}, "RAZORPAY_KEY_SECRET"),
+        ({"seller_name": "Sauda", "seller_state_code": "Karnataka"}, "SELLER_STATE_CODE"),
+        ({"seller_name": "Sauda", "seller_state_code": "29", "seller_gstin": "29AAPFU0939F1ZZ"}, "SELLER_GSTIN"),
+        ({"seller_name": "Sauda", "seller_state_code": "29", "seller_gstin": SELLER.gstin}, ""),
+        ({}, ""),
+    ],
+)
+async def test_settings_that_cannot_be_meant_stop_the_start(settings: dict, problem: str) -> None:
+    async with httpx.AsyncClient() as http:
+        if problem:
+            with pytest.raises(ValueError, match=problem):
+                create_billing(Settings(_env_file=None, **settings), http)
+        else:
+            rules = create_billing(Settings(_env_file=None, **settings), http)
+            assert (rules.provider.name, rules.seller is not None) == ("manual", bool(settings))
