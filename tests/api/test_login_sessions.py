@@ -12,8 +12,10 @@ from sqlalchemy import func, select, update
 
 from backend.api.refresh_cookie import NAME
 from backend.db import IDENTITY_ROLE, acting_as
+from backend.errors import NotFoundError
 from backend.models import AuditEntry, Credential, LoginSession, RefreshToken
 from backend.services import session_service
+from backend.services.audit_service import SYSTEM
 from backend.services.second_factor_service import context_of
 from backend.services.session_service import LEEWAY_S, SESSIONS_PER_USER_MAX, Device, device_name
 from backend.vault import Vault
@@ -194,6 +196,17 @@ async def test_my_logins_are_listed_and_ended_one_by_one_or_all_others(gateway: 
     assert [await me(gateway, tokens) for tokens in (desk, stranger)] == [200, 200]
     left = (await gateway.client.get("/v1/sessions", headers=bearer(desk))).json()["sessions"]
     assert [row["id"] for row in left] == [desk["session_id"]]
+
+
+async def test_a_role_that_sees_everybody_ends_nobody_elses_login(gateway: Gateway) -> None:
+    mine, other = await newcomer(gateway, "mine@example.com"), await newcomer(gateway, "theirs@example.com")
+    now = gateway.state.security.now()
+    with acting_as(IDENTITY_ROLE):
+        async with gateway.state.sessions.begin() as session:
+            rows = await session.scalars(select(LoginSession.user_id).where(LoginSession.id == mine["session_id"]))
+            with pytest.raises(NotFoundError):
+                await session_service.end_session(session, SYSTEM, rows.one(), other["session_id"], now)
+    assert await me(gateway, other) == 200
 
 
 async def test_beyond_the_maximum_the_longest_unused_login_ends(own_gateway: Gateway) -> None:
