@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV=.venv $(BIN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: run test test-crash check format generate bench eval default-model lock setup clean
+.PHONY: run test test-crash check audit format generate bench eval default-model lock setup clean
 
 run: setup
 	@exec $(BIN)/sauda up $(ARGS)
@@ -23,6 +23,17 @@ check: setup
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m sauda check
+
+# Known flaws of the dependencies, risky code, secrets that were committed, and the bill of materials (docs/security.md).
+audit: setup .venv-audit/.installed
+	@.ci/audit $(ARGS)
+
+# The tools of the audit, in an environment of their own: what they need is no part of the product.
+.venv-audit/.installed: uv.lock $(BIN)/uv
+	@$(BIN)/uv venv --quiet --clear .venv-audit
+	@$(UV) export --quiet --frozen --only-group audit --no-emit-project --output-file .venv-audit/requirements.txt > /dev/null
+	@$(BIN)/uv pip install --quiet --python .venv-audit/bin/python --require-hashes --requirement .venv-audit/requirements.txt
+	@touch $@
 
 format: setup
 	$(BIN)/ruff format .
@@ -70,4 +81,4 @@ $(BIN)/uv:
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 clean:
-	rm -rf .venv .venv-bench
+	rm -rf .venv .venv-bench .venv-audit build/audit

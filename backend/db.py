@@ -166,4 +166,4 @@ async def insert_rows(
 def _insert_statement(table: Table, columns: tuple[str, ...]) -> str:
     dialect = postgresql.dialect()
     arrays = (f"${number}::{table.c[name].type.compile(dialect)}[]" for number, name in enumerate(columns, start=1))
-    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM unnest({', '.join(arrays)})"  # noqa: S608 - names of our own
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM unnest({', '.join(arrays)})"  # noqa: S608 - names of our own  # nosec B608

@@ -106,7 +106,7 @@ async def open_upstream(
 
     ex_dates = ExDates(stores.facts)
     # No timeout of the client's own: each caller brings its deadline.
-    async with httpx.AsyncClient(transport=AiohttpTransport(), timeout=None) as http:  # noqa: S113
+    async with httpx.AsyncClient(transport=AiohttpTransport(), timeout=None) as http:  # noqa: S113  # nosec B113
         nse = Nse(http, sessions, today, archives_url=settings.nse_archives_url, site_url=settings.nse_site_url)
         bse = Bse(http, sessions, today, archive_url=settings.bse_archive_url)
         kite = Kite(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-import pickle
+import pickle  # nosec B403
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -115,7 +115,7 @@ def saved(path: Path) -> BacktestResult | None:
     check, body = content[:CHECK_BYTES], content[CHECK_BYTES:]
     if hashlib.blake2b(body, digest_size=CHECK_BYTES).digest() != check:
         return None
-    return pickle.loads(body)  # noqa: S301 - of our own making, in the user's own folder
+    return pickle.loads(body)  # noqa: S301 - of our own making, in the user's own folder  # nosec B301
 
 
 def save(path: Path, result: BacktestResult) -> None:
