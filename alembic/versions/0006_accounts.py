@@ -33,6 +33,7 @@ CHECKS = (
         "'pending', 'active', 'cancelled'",
         "'pending', 'trialing', 'active', 'past_due', 'cancelled'",
     ),
+    ("broker_accounts", "brokeraccountstatus", "status", "'ready', 'disabled'", "'ready', 'disabled', 'closed'"),
 )
 """Lists of values that grew: table, constraint, column, the old ones, the new ones."""
 
@@ -70,6 +71,7 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION audit_chain()")
     op.execute("UPDATE users SET role = 'user' WHERE role = 'support'")
     op.execute("UPDATE subscriptions SET status = 'active' WHERE status IN ('trialing', 'past_due')")
+    op.execute("UPDATE broker_accounts SET status = 'disabled' WHERE status = 'closed'")
     for table, name, column, old, _ in CHECKS:
         _check(table, name, column, old)
     _drop()
@@ -345,6 +347,7 @@ def _create() -> None:  # noqa: PLR0915
         sa.Column("key_id", sa.String(length=40), nullable=False),
         sa.Column("wrapped_key", sa.LargeBinary(), nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("hint", sa.String(length=4), nullable=False),
         sa.Column(
             "updated_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),

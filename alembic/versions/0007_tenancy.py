@@ -131,7 +131,7 @@ PLATFORM = (
 """Tables without a tenant's rows."""
 
 WRITTEN_BY_APP = (
-    "api_keys, auto_trade_settings, backtests, backtest_usage, billing_details, broker_credentials, email_tokens, "
+    "api_keys, auto_trade_settings, backtests, backtest_usage, billing_details, email_tokens, "
     "idempotency_keys, live_permissions, login_sessions, recovery_codes, refresh_tokens"
 )
 """What a user changes of their own. Orders, fills, ledger, plans and subscriptions are not among it."""
@@ -161,6 +161,8 @@ GRANTS = (
     "GRANT UPDATE (name) ON users TO sauda_app",
     f"GRANT UPDATE ({CREDENTIAL_COLUMNS}) ON credentials TO sauda_app",
     "GRANT INSERT, UPDATE (label, status, is_primary) ON broker_accounts TO sauda_app",
+    # A user gives and erases secrets; only what trades, or rotates keys, reads them back, sealed as they are.
+    "GRANT SELECT (account_id, field, user_id, key_id, hint, updated_at), INSERT, DELETE ON broker_credentials TO sauda_app",
     "GRANT INSERT ON consents, outbox, audit_log TO sauda_app",
     # Who is calling
     f"GRANT SELECT, INSERT, UPDATE, DELETE ON {IDENTITY} TO sauda_identity",

@@ -5,6 +5,7 @@ from typing import Any
 from backend.api import (
     examples_backtests,
     examples_billing,
+    examples_broker_accounts,
     examples_logins,
     examples_market,
     examples_orders,
@@ -30,15 +31,7 @@ _QUOTA: Json = {
     "entries_left": 9,
     "resets_at": "2026-03-03T00:00:00+05:30",
 }
-_ACCOUNT_REF: Json = {"id": 5, "broker": "paper", "label": "Play money", "status": "ready"}
-_ACCOUNT: Json = _ACCOUNT_REF | {
-    "is_primary": True,
-    "created_at": "2026-03-02T09:06:00+05:30",
-    "cash": "452310.75",
-    "cash_free": "452310.75",
-    "holdings": {"RELIANCE": 19},
-    "problem": None,
-}
+_ACCOUNT_REF: Json = examples_broker_accounts.ACCOUNT_REF
 _MODE_RULES: Json = {"return_net_min": 0.015, "confidence_min": 0.7, "funds_fraction_per_trade": 0.075}
 _PROTECTIONS: Json = {
     "cooldown": {"pause_sessions": 1, "stops_only": True},
@@ -263,7 +256,6 @@ _CYCLE: Json = _ENVIRONMENT | {
 _HEALTH: Json = _ENVIRONMENT | {"status": "ok", "service": "gateway", "version": "0.1.0", "detail": ""}
 
 REQUESTS: dict[str, Json] = {
-    "open_broker_account": {"broker": "paper", "label": "Play money"},
     "enable_auto_trading": {"mode": "moderate", "account_id": 5},
     "replace_auto_trading_settings": {
         "mode": "moderate",
@@ -276,6 +268,7 @@ REQUESTS: dict[str, Json] = {
     "correct_calendar": _OVERRIDE,
     **examples_backtests.REQUESTS,
     **examples_billing.REQUESTS,
+    **examples_broker_accounts.REQUESTS,
     **examples_logins.REQUESTS,
     **examples_orders.REQUESTS,
 }
@@ -289,8 +282,6 @@ _QUOTES: Json = _ENVIRONMENT | {
 
 ANSWERS: dict[str, Json] = {
     "get_me": {"user": _USER, "plan": _PLAN, "quota": _QUOTA},
-    "open_broker_account": _ENVIRONMENT | {"account": _ACCOUNT},
-    "list_broker_accounts": _ENVIRONMENT | {"accounts": [_ACCOUNT]},
     "get_auto_trading_status": _STATUS,
     "enable_auto_trading": _SETTINGS_REPLY,
     "disable_auto_trading": _SETTINGS_REPLY
@@ -317,6 +308,7 @@ ANSWERS: dict[str, Json] = {
     "list_cycles": _ENVIRONMENT | {"cycles": [_CYCLE], "next_cursor": None},
     **examples_backtests.ANSWERS,
     **examples_billing.ANSWERS,
+    **examples_broker_accounts.ANSWERS,
     **examples_logins.ANSWERS,
     **examples_market.ANSWERS,
     **examples_orders.ANSWERS,

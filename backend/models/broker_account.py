@@ -9,8 +9,11 @@ from backend.models.base import Base, BigId, CreatedAt, enum_type
 
 
 class BrokerAccountStatus(StrEnum):
+    """Orders go through READY ones alone; a CLOSED one is kept for its history and never opens again."""
+
     READY = "ready"
     DISABLED = "disabled"
+    CLOSED = "closed"
 
 
 class BrokerAccount(Base):
@@ -33,7 +36,10 @@ class BrokerAccount(Base):
 
 
 class BrokerCredential(Base):
-    """One secret field of an account, sealed by backend/vault.py: without the master key `key_id` it says nothing."""
+    """One secret field of an account, sealed by backend/vault.py: without the master key `key_id` it says nothing.
+
+    `hint` is the visible end of what is no secret by itself, an API key's name, and empty for everything else.
+    """
 
     __tablename__ = "broker_credentials"
 
@@ -43,6 +49,7 @@ class BrokerCredential(Base):
     key_id: Mapped[str] = mapped_column(String(40), index=True)
     wrapped_key: Mapped[bytes] = mapped_column(LargeBinary)
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    hint: Mapped[str] = mapped_column(String(4))
     updated_at: Mapped[CreatedAt]
 
     __table_args__ = (

@@ -160,14 +160,19 @@ def market_view(
 # One row per user: settings, limits, quota left, open trades and orders. Money travels in JSON as text: it stays exact.
 # Lateral joins probe an index per user, whatever the planner believes of the tables' sizes.
 _USERS = text("""
-    SELECT s.user_id, s.enabled AND users.active AS enabled, s.mode, s.product, s.symbols, s.entries_per_day_max,
+    SELECT s.user_id, s.enabled AND users.active AND coalesce(a.status = 'ready', true) AS enabled,
+           s.mode, s.product, s.symbols, s.entries_per_day_max,
            a.id AS account_id, a.broker, p.symbols_max, coalesce(u.entries_used, 0) AS entries_used,
            CASE WHEN 'auto_trading' = ANY (p.features) THEN p.auto_trades_per_day ELSE 0 END AS auto_trades_per_day,
            s.protections, s.strategies, t.trades, o.orders, e.ended, c.closed,
            l.balance AS ledger_cash, d.equity_rupees AS day_equity
       FROM auto_trade_settings s
       JOIN users ON users.id = s.user_id
-      LEFT JOIN broker_accounts a ON a.user_id = s.user_id AND a.is_primary AND a.status = 'ready'
+      LEFT JOIN broker_accounts a ON a.user_id = s.user_id AND a.is_primary
+       -- a trade that slipped in as its account was switched off still gets its exits
+       AND (a.status = 'ready' OR EXISTS (
+            SELECT FROM auto_trades WHERE account_id = a.id AND closed_at IS NULL
+               AND status IN ('entering', 'open', 'exiting')))
       LEFT JOIN subscriptions b ON b.user_id = s.user_id AND b.status IN ('trialing', 'active', 'past_due')
       JOIN plans p ON p.code = coalesce(b.plan_code, 'free')
       LEFT JOIN ledger_balances l ON l.account_id = a.id AND l.ledger_account = 'cash' AND l.symbol = ''

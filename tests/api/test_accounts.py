@@ -32,7 +32,7 @@ async def test_the_free_plan_has_no_accounts_and_the_answer_names_one_that_has(g
 
 async def test_another_broker_is_not_supported_and_the_answer_names_what_is(gateway: Gateway) -> None:
     user = await gateway.someone("basic")
-    reply = await gateway.client.post("/v1/broker-accounts", json=PAPER | {"broker": "zerodha"}, headers=user.headers)
+    reply = await gateway.client.post("/v1/broker-accounts", json=PAPER | {"broker": "robinhood"}, headers=user.headers)
     problem = problem_of(reply)
     assert (problem.status, problem.code) == (422, "broker_not_supported")
     assert "paper" in problem.detail

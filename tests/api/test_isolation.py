@@ -74,7 +74,7 @@ async def test_a_users_route_shows_and_changes_ones_own_rows_only(own_gateway: G
         ids = {
             f"{table[:-1]}_id": await session.scalar(text(f"SELECT max(id) FROM {table}"))
             for table in ("orders", "backtests")
-        }
+        } | {"account_id": victim.account_id}
     path = route.path.format(**ids)
     reply = await own_gateway.client.request(
         method, path, json=body, headers=stranger.headers | {"Idempotency-Key": "of the stranger's"}

@@ -110,3 +110,8 @@ class AccountRef(Reply):
     @classmethod
     def of(cls, account: BrokerAccount) -> "AccountRef":
         return cls(id=account.id, broker=account.broker, label=account.label, status=account.status)
+
+
+class ClosedAccountReply(Reply):
+    account: AccountRef
+    message: str
