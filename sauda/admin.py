@@ -1,20 +1,19 @@
-"""`sauda admin`: what an operator does before there is anybody to log in as."""
+"""`sauda admin`: what operators do from the machine itself, before there is anybody to log in as, or beside the API."""
 
-import asyncio
-import os
-import secrets
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from argon2 import PasswordHasher
-from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
+from pydantic import TypeAdapter, ValidationError
 
-from backend.db import OPERATOR_ROLE, create_engine, create_sessions
-from backend.models import Credential, Role, User
-from sauda.embedded import SERVICE_ROLE
+from backend.api.schemas.logins import Email
+from backend.db import Sessions
+from backend.services import user_admin_service
+from sauda.admin_tools import DatabaseUrl, doer, on_database, refuse
+from sauda.admin_users import users
 
 admin = typer.Typer(no_args_is_help=True)
+admin.add_typer(users, name="user")
 
 
 @admin.callback()
@@ -25,41 +24,19 @@ def group() -> None:
 @admin.command("create")
 def create_admin(
     email: Annotated[str, typer.Argument(help="E-mail address of the admin.")],
-    database_url: Annotated[
-        str | None, typer.Option(help="Database; DATABASE_URL where left out, else the embedded one in data/.")
-    ] = None,
+    database_url: DatabaseUrl = None,
 ) -> None:
     """Make a user an admin, creating the user where there is none; a new password is printed once."""
-    url = database_url or os.environ.get("DATABASE_URL") or _embedded_url()
     try:
-        password = asyncio.run(_make_admin(url, email))
-    except (OSError, SQLAlchemyError) as error:
-        reason = str(getattr(error, "orig", error)).splitlines()[0]
-        typer.echo(f"The database cannot be used ({reason}): start it, or name another with --database-url", err=True)
-        raise typer.Exit(2) from None
-    typer.echo(f"{email} is an admin." + (f" Password: {password}" if password else ""))
+        TypeAdapter(Email).validate_python(email)
+    except ValidationError:
+        refuse(f"{email!r} is no e-mail address: give one like asha@example.com")
 
-
-def _embedded_url() -> str:
-    from backend.config import Settings  # noqa: PLC0415
-
-    settings = Settings()
-    return f"postgresql://{SERVICE_ROLE}@/sauda?host={(settings.data_dir / 'postgres').resolve()}"
-
-
-async def _make_admin(url: str, email: str) -> str | None:
-    engine = create_engine(url, role=OPERATOR_ROLE, pool_size=1)
-    try:
-        async with create_sessions(engine).begin() as session:
-            user = await session.scalar(select(User).where(func.lower(User.email) == email.lower()))
-            password = None
-            if user is None:
-                password = secrets.token_urlsafe(12)
-                user = User(email=email)
-                session.add(user)
-                await session.flush()
-                session.add(Credential(user_id=user.id, password_hash=PasswordHasher().hash(password)))
-            user.role = Role.ADMIN
+    async def make(sessions: Sessions) -> str | None:
+        async with sessions.begin() as session:
+            _, password = await user_admin_service.create_admin(session, doer(), email, datetime.now(UTC))
             return password
-    finally:
-        await engine.dispose()
+
+    password = on_database(database_url, make)
+    typer.echo(f"{email} is an admin." + (f" Password: {password}" if password else " Log in again."))
+    typer.echo("Now log in and set up a second factor: an admin's password alone is worth stealing.")

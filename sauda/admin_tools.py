@@ -1,0 +1,114 @@
+"""What the commands of `sauda admin` share: the database, who acts, one line for an error, and tables or JSON."""
+
+import asyncio
+import os
+import pwd
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import orjson
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from backend.config import Settings
+from backend.db import OPERATOR_ROLE, Sessions, create_engine, create_sessions
+from backend.errors import SaudaError
+from backend.services.audit_service import Actor
+from sauda.embedded import SERVICE_ROLE
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+DatabaseUrl = Annotated[
+    str | None, typer.Option(help="Database; DATABASE_URL where left out, else the embedded one in data/.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Why = Annotated[str, typer.Option("--reason", help="Why, for the audit log: 3 to 280 characters.")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many at most, newest first.")]
+
+
+def doer() -> Actor:
+    """Who types the command, as the audit log names them: the user of the operating system."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = str(os.getuid())
+    return Actor(f"cli:{name[:50]}")
+
+
+def url_of(given: str | None) -> str:
+    """The database: `given`, DATABASE_URL, or the embedded one of a running `sauda up`."""
+    embedded = f"postgresql://{SERVICE_ROLE}@/sauda?host={(Settings().data_dir / 'postgres').resolve()}"
+    return given or os.environ.get("DATABASE_URL") or embedded
+
+
+def run(work: Awaitable[T]) -> T:
+    """Await a command's work. What goes wrong ends it with one line: exit code 1 for a refusal, 2 for the database."""
+
+    async def awaited() -> T:
+        return await work
+
+    try:
+        return asyncio.run(awaited())
+    except SaudaError as error:
+        refuse(error.detail)
+    except (OSError, SQLAlchemyError) as error:
+        reason = str(getattr(error, "orig", error)).splitlines()[0]
+        refuse(f"The database cannot be used ({reason}): start it, or name another with --database-url", 2)
+
+
+def on_database(url: str | None, work: Callable[[Sessions], Awaitable[T]]) -> T:
+    """Run `work` on the database as the operator; errors as in `run`."""
+
+    async def connected() -> T:
+        engine = create_engine(url_of(url), role=OPERATOR_ROLE, pool_size=1)
+        try:
+            return await work(create_sessions(engine))
+        finally:
+            await engine.dispose()
+
+    return run(connected())
+
+
+def refuse(line: str, code: int = 1) -> NoReturn:
+    """End the command with one line on stderr."""
+    typer.echo(line, err=True)
+    raise typer.Exit(code)
+
+
+def require_reason(reason: str, shortest: int = 3) -> str:
+    """The reason, if it can stand in the audit log."""
+    reason = reason.strip()
+    if not (shortest <= len(reason) <= 280 and reason.isprintable()):
+        refuse(f"Say why in one line of {shortest} to 280 characters: --reason …")
+    return reason
+
+
+def show_rows(rows: Sequence[Row], *, as_json: bool, none: str) -> None:
+    """Rows with the same keys as a table, or as JSON; `none` is said where there are none."""
+    if as_json:
+        show_json(list(rows))
+    elif not rows:
+        typer.echo(none)
+    else:
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*(escape(_text(value)) for value in row.values()))
+        Console().print(table)
+
+
+def show_json(value: Any) -> None:
+    typer.echo(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode())
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
