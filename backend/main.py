@@ -208,11 +208,14 @@ def create_vault(settings: Settings) -> Vault | None:
     Raises:
         ValueError: the keys cannot be meant.
     """
-    try:
+
+    def read() -> dict[str, bytes]:
         keys = read_master_keys(settings.master_keys.get_secret_value())
-        if settings.master_key_file is not None:
-            keys = read_master_key_file(settings.master_key_file) | keys
-        return Vault(keys) if keys else None
+        return keys if settings.master_key_file is None else read_master_key_file(settings.master_key_file) | keys
+
+    try:
+        keys = read()
+        return Vault(keys, read) if keys else None
     except VaultError as error:
         raise ValueError(str(error)) from None
 

@@ -8,10 +8,11 @@ NIST SP 800-38D (GCM, 96-bit random nonces); the envelope is that of NIST SP 800
 
 import base64
 import binascii
+import contextlib
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +41,21 @@ class Sealed:
 class Vault:
     """Seals with the first of its master keys and opens with any of them.
 
+    `reload` reads the keys again, so that a process that runs learns of a new one: it is asked before each sealing, and
+    where a key is not known. A key that was known once goes on opening; keys that cannot be read change nothing.
+
     Raises:
         VaultError: no key, or one that is not KEY_BYTES long or has an impossible name.
     """
 
-    def __init__(self, master_keys: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, master_keys: Mapping[str, bytes], reload: Callable[[], Mapping[str, bytes]] | None = None
+    ) -> None:
+        self._reload = reload
+        self._masters: dict[str, AESGCM] = {}
+        self._take(master_keys)
+
+    def _take(self, master_keys: Mapping[str, bytes]) -> None:
         if not master_keys:
             raise VaultError("there is no master key: set MASTER_KEY_FILE or MASTER_KEYS")
         for name, key in master_keys.items():
@@ -52,9 +63,18 @@ class Vault:
                 raise VaultError(f"a master key's name is 1 to {KEY_NAME_MAX} printable ASCII characters")
             if len(key) != KEY_BYTES:
                 raise VaultError(f"the master key {name} has {len(key)} bytes, not {KEY_BYTES}")
-        self._masters = {name: AESGCM(key) for name, key in master_keys.items()}
-        self.current = next(iter(master_keys))
+        known = {name: cipher for name, cipher in self._masters.items() if name not in master_keys}
+        self._masters = {name: AESGCM(key) for name, key in master_keys.items()} | known
+
+    def _look_again(self) -> None:
+        if self._reload is not None:
+            with contextlib.suppress(VaultError):
+                self._take(self._reload())
+
+    @property
+    def current(self) -> str:
         """The name of the key that seals."""
+        return next(iter(self._masters))
 
     @property
     def key_ids(self) -> Sequence[str]:
@@ -63,11 +83,12 @@ class Vault:
 
     def seal(self, context: Sequence[str], secret: bytes) -> Sealed:
         """Seal a secret for a context, such as (user id, broker, field): the same is needed to open it."""
+        self._look_again()
         data_key = secrets.token_bytes(KEY_BYTES)
-        bound = _associated(context, self.current)
+        current, master = next(iter(self._masters.items()))
         return Sealed(
-            self.current,
-            _encrypt(self._masters[self.current], data_key, b"key" + bound),
+            current,
+            _encrypt(master, data_key, b"key" + _associated(context, current)),
             _encrypt(AESGCM(data_key), secret, b"secret" + _associated(context)),
         )
 
@@ -115,6 +136,8 @@ class Vault:
         return bytes([_BLOB_VERSION, len(name)]) + name + sealed.wrapped_key + sealed.sealed
 
     def _data_key(self, context: Sequence[str], sealed: Sealed) -> bytes:
+        if sealed.key_id not in self._masters:
+            self._look_again()
         master = self._masters.get(sealed.key_id)
         if master is None:
             raise VaultError(f"the master key {sealed.key_id!r} is not here: add it to MASTER_KEY_FILE")

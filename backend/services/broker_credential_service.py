@@ -25,9 +25,13 @@ class FieldState:
     hint: str
 
 
-def context_of(account: BrokerAccount, field: str) -> tuple[str, ...]:
+def context_of(user_id: int, broker: str, account_id: int, field: str) -> tuple[str, ...]:
     """The context under which a field is sealed: moved to another user, broker, account or field it does not open."""
-    return (str(account.user_id), account.broker, str(account.id), field)
+    return (str(user_id), broker, str(account_id), field)
+
+
+def _context_in(account: BrokerAccount, field: str) -> tuple[str, ...]:
+    return context_of(account.user_id, account.broker, account.id, field)
 
 
 def required_fields(broker: str) -> tuple[CredentialField, ...]:
@@ -100,7 +104,7 @@ async def set_credentials(
 
 
 def _row(vault: Vault, account: BrokerAccount, field: CredentialField, value: str) -> dict[str, object]:
-    sealed = vault.seal(context_of(account, field), value.encode())
+    sealed = vault.seal(_context_in(account, field), value.encode())
     return {
         "account_id": account.id,
         "field": field.value,
@@ -166,7 +170,7 @@ async def credentials_of(
     if found and vault is None:
         raise NoKeysError("Credentials cannot be opened: the operator must set MASTER_KEY_FILE.")
     return {
-        CredentialField(name): vault.open(context_of(account, name), sealed).decode()
+        CredentialField(name): vault.open(_context_in(account, name), sealed).decode()
         for name, sealed in found.items()
         if vault is not None
     }

@@ -115,3 +115,21 @@ def test_a_file_of_keys_is_its_owners_alone_and_grows_at_the_front(tmp_path) -> 
         read_master_key_file(path)
     with pytest.raises(VaultError, match="cannot be read"):
         read_master_key_file(tmp_path / "none")
+
+
+def test_a_running_process_learns_of_a_new_key(tmp_path) -> None:
+    path = tmp_path / "master.keys"
+    make_master_key_file(path, "first")
+    running = Vault(read_master_key_file(path), lambda: read_master_key_file(path))
+    old = running.seal(CONTEXT, b"secret")
+    make_master_key_file(path, "second")
+    theirs = Vault(read_master_key_file(path)).seal(CONTEXT, b"theirs")
+    assert theirs.key_id == "second"
+    assert running.open(CONTEXT, theirs) == b"theirs"
+    assert running.seal(CONTEXT, b"new").key_id == "second"
+    path.write_text("nonsense")  # being written by somebody else: what is known goes on
+    assert running.seal(CONTEXT, b"newer").key_id == "second"
+    assert running.open(CONTEXT, old) == b"secret"
+    unknown = Sealed("third", old.wrapped_key, old.sealed)
+    with pytest.raises(VaultError, match="'third' is not here"):
+        running.open(CONTEXT, unknown)
