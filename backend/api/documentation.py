@@ -18,6 +18,7 @@ TAGS = [
     {"name": "backtests", "description": "What modes would have done with your money, over years of history."},
     {"name": "orders", "description": "Orders of every origin, what happened to each, and cancelling one."},
     {"name": "trading state", "description": "What holds trading back, and the kill switch."},
+    {"name": "live trading", "description": "What stands between you and real orders, and your own switch."},
     {"name": "market", "description": "Public market data and predictions, without login."},
     {"name": "streams", "description": "Public market data as it changes, without login."},
     {"name": "admin", "description": "For administrators."},

@@ -6,6 +6,7 @@ from backend.api import (
     examples_backtests,
     examples_billing,
     examples_broker_accounts,
+    examples_live,
     examples_logins,
     examples_market,
     examples_orders,
@@ -269,6 +270,7 @@ REQUESTS: dict[str, Json] = {
     **examples_backtests.REQUESTS,
     **examples_billing.REQUESTS,
     **examples_broker_accounts.REQUESTS,
+    **examples_live.REQUESTS,
     **examples_logins.REQUESTS,
     **examples_orders.REQUESTS,
 }
@@ -309,6 +311,7 @@ ANSWERS: dict[str, Json] = {
     **examples_backtests.ANSWERS,
     **examples_billing.ANSWERS,
     **examples_broker_accounts.ANSWERS,
+    **examples_live.ANSWERS,
     **examples_logins.ANSWERS,
     **examples_market.ANSWERS,
     **examples_orders.ANSWERS,

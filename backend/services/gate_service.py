@@ -9,18 +9,19 @@ from backend.brokers.base import Broker
 from backend.domain.calendar import IST
 from backend.domain.decide import TradeStatus
 from backend.domain.gate import AccountFacts, GateLimits, LiveSwitches
+from backend.domain.orders import Intent
 from backend.domain.trading_states import Cause, Scope, TradingState, held_without_stops, holding_key
 from backend.models import (
     CURRENT,
     AutoTrade,
     BrokerAccount,
-    ComplianceRecord,
     Feature,
     LivePermission,
     Order,
     Plan,
     Subscription,
 )
+from backend.services.compliance_service import record_of
 from backend.services.context import TradingRules
 from backend.services.trading_state_service import impose, standings
 from contracts.common import Environment
@@ -130,16 +131,9 @@ async def _live_switches(
         .join(Subscription, Subscription.plan_code == Plan.code)
         .where(Subscription.user_id == order.user_id, Subscription.status.in_(CURRENT))
     )
-    planned = Feature.LIVE in (features or ())
-    today = order.decided_at.astimezone(IST).date()
-    record = await session.scalar(
-        select(ComplianceRecord.id).where(
-            ComplianceRecord.user_id == order.user_id,
-            ComplianceRecord.revoked_at.is_(None),
-            ComplianceRecord.valid_from <= today,
-            ComplianceRecord.valid_until >= today,
-        )
-    )
+    # A plan that has ended bars no exit: what was bought under it is still protected.
+    planned = order.intent is Intent.EXIT or Feature.LIVE in (features or ())
+    record = await record_of(session, order.user_id, order.decided_at.astimezone(IST).date(), broker.name)
     return LiveSwitches(
         deployment=rules.live_trading and rules.environment is Environment.LIVE,
         compliance=planned and record is not None,

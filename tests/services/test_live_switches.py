@@ -3,17 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from decimal import Decimal
 from itertools import product
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from backend.domain.orders import OrderState
+from backend.domain.orders import Intent, OrderState
 from backend.domain.reasons import Reason
 from backend.models import ComplianceKind, ComplianceRecord, LivePermission
 from backend.services.auto_trading_service import run_cycle
 from contracts.common import Environment
 from tests.support.broker_book import Mode
+from tests.support.http_broker import HttpBroker
 from tests.support.send_desk import SendDesk, open_send_desk
 
 
@@ -40,20 +43,21 @@ def deployed(desk: SendDesk, environment: Environment, live_trading: bool) -> No
     desk.trading = replace(desk.trading, rules=rules)
 
 
-def record_for(user_id: int, today: date) -> ComplianceRecord:
+def record_for(user_id: int, today: date, **changes: Any) -> ComplianceRecord:
     """A compliance record that holds today and not a day longer."""
-    return ComplianceRecord(
-        user_id=user_id,
-        kind=ComplianceKind.SELF_HOSTED_FAMILY,
-        broker="paper",
-        algo_id="ALGO1",
-        egress_ip="192.0.2.7",
-        approval="KYC 7",
-        approved_on=today,
-        valid_from=today,
-        valid_until=today,
-        recorded_by=user_id,
-    )
+    values = {
+        "user_id": user_id,
+        "kind": ComplianceKind.SELF_HOSTED_FAMILY,
+        "broker": HttpBroker.name,
+        "algo_id": "ALGO1",
+        "egress_ip": "192.0.2.7",
+        "approval": "KYC 7",
+        "approved_on": today,
+        "valid_from": today,
+        "valid_until": today,
+        "recorded_by": user_id,
+    }
+    return ComplianceRecord(**(values | changes))
 
 
 async def everyone(desk: SendDesk, make_user, owner, sessions) -> Mapping[int, Switches]:
@@ -115,3 +119,56 @@ async def test_a_switch_that_goes_off_stops_the_next_order(desk, make_user, owne
     await run_cycle(desk.trading, desk.market.now)
     allowed = {account_id for account_id, switches in users.items() if switches.planned and switches.approved}
     assert {arrival["account"] for arrival in (await desk.truth())["arrivals"]} == allowed
+
+
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sent"),
+    [
+        ({}, True),
+        ({"valid_from": -1, "valid_until": 1}, True),
+        ({"valid_from": 1, "valid_until": 2}, False),
+        ({"valid_from": -2, "valid_until": -1}, False),
+        ({"revoked": True}, False),
+        ({"broker": "zerodha"}, False),
+    ],
+)
+async def test_a_record_counts_on_its_days_for_its_broker_until_it_is_revoked(
+    desk, make_user, sessions, changed, sent
+) -> None:
+    user_id = await make_user("asha", symbols=("INFY",))
+    await desk.account(user_id)
+    today = desk.market.now.date()
+    values = {name: today + value * DAY for name, value in changed.items() if name.startswith("valid")}
+    values |= {"broker": changed["broker"]} if "broker" in changed else {}
+    if "revoked" in changed:
+        values |= {"revoked_at": desk.market.now, "revoked_by": user_id, "revoke_reason": "withdrawn"}
+    async with sessions.begin() as session:
+        session.add(LivePermission(user_id=user_id, confirmed_at=desk.market.now))
+        session.add(record_for(user_id, today, **values))
+    deployed(desk, Environment.LIVE, True)
+    await run_cycle(desk.trading, desk.market.now)
+    assert await desk.arrivals() == int(sent)
+
+
+async def test_a_plan_that_ended_bars_entries_and_no_exit(desk, make_user, owner, sessions) -> None:
+    """The other switches stop exits, too: the law and the user's own word do, a bill that was not paid does not."""
+    await desk.behave(Mode.ACCEPT)
+    user_id = await make_user("asha", symbols=("INFY",))
+    await desk.account(user_id)
+    async with sessions.begin() as session:
+        session.add(LivePermission(user_id=user_id, confirmed_at=desk.market.now))
+        session.add(record_for(user_id, desk.market.now.date()))
+    deployed(desk, Environment.LIVE, True)
+    await run_cycle(desk.trading, desk.market.now)
+    (bought,) = await desk.orders()
+    assert bought.state is OrderState.FILLED
+    async with owner.begin() as connection:
+        await connection.execute(text("UPDATE plans SET features = array_remove(features, 'live')"))
+    desk.market.stocks["INFY"].last *= Decimal("1.04")
+    desk.market.now += timedelta(minutes=1)
+    await run_cycle(desk.trading, desk.market.now)
+    orders = await desk.orders()
+    assert [(order.intent, order.state) for order in orders][1:] == [(Intent.EXIT, OrderState.FILLED)]
