@@ -19,6 +19,7 @@ from backend.api.routes import (
     admin_billing,
     admin_compliance,
     admin_trading,
+    admin_users,
     auth,
     auto_trading,
     backtests,
@@ -57,6 +58,7 @@ ROUTERS = (
     admin_billing.router,
     admin_compliance.router,
     admin_trading.router,
+    admin_users.router,
     health.router,
 )
 

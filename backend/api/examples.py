@@ -3,6 +3,7 @@
 from typing import Any
 
 from backend.api import (
+    examples_admin,
     examples_backtests,
     examples_billing,
     examples_broker_accounts,
@@ -267,6 +268,7 @@ REQUESTS: dict[str, Json] = {
         "protections": _PROTECTIONS | {"cooldown": {"pause_sessions": 3, "stops_only": False}},
     },
     "correct_calendar": _OVERRIDE,
+    **examples_admin.REQUESTS,
     **examples_backtests.REQUESTS,
     **examples_billing.REQUESTS,
     **examples_broker_accounts.REQUESTS,
@@ -308,6 +310,7 @@ ANSWERS: dict[str, Json] = {
         "next_cursor": None,
     },
     "list_cycles": _ENVIRONMENT | {"cycles": [_CYCLE], "next_cursor": None},
+    **examples_admin.ANSWERS,
     **examples_backtests.ANSWERS,
     **examples_billing.ANSWERS,
     **examples_broker_accounts.ANSWERS,

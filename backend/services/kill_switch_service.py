@@ -1,4 +1,4 @@
-"""The kill switch: halt first, which alone stops every further send, then cancel what is open at the brokers."""
+"""The kill switch, and the pause: first the state, which alone stops every further send, then the brokers' cancels."""
 
 from dataclasses import dataclass
 
@@ -6,9 +6,10 @@ from sqlalchemy import ColumnElement, String, cast, func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.orders import Intent
-from backend.domain.trading_states import Cause, Effective, Scope, Standings, TradingState, gravest
+from backend.domain.trading_states import Cause, Effective, Scope, Standings, TradingState, gravest, permits
 from backend.errors import InvalidRequestError, NotFoundError
 from backend.models import AutoTrade, BrokerAccount, Order, OrderOrigin, User
+from backend.services.audit_service import Actor, record
 from backend.services.cancel_service import CancelCounts, cancel_orders, open_orders
 from backend.services.context import Trading
 from backend.services.gate_service import held_unstopped
@@ -19,7 +20,8 @@ from backend.services.trading_state_service import impose, standings
 class Halt:
     """Whom to halt and why. `flatten` sells open auto-trades at the next tick and leaves exits that rest alone.
 
-    Shares of no auto-trade are not sold: Sauda has no part in them.
+    Shares of no auto-trade are not sold: Sauda has no part in them. With the state REDUCING it is a pause: entries
+    stop, exits go on.
     """
 
     scope: Scope
@@ -27,6 +29,7 @@ class Halt:
     cause: Cause
     reason: str
     flatten: bool = False
+    state: TradingState = TradingState.HALTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,12 @@ class KillSwitchReport:
     unstopped: str = ""
 
 
-async def kill_switch(trading: Trading, halt: Halt, by: User) -> KillSwitchReport:
+async def kill_switch(trading: Trading, halt: Halt, by: User | None, *, actor: Actor | None = None) -> KillSwitchReport:
     """Halt, and cancel the open orders of the scope within `cancel_service.CANCEL_S_MAX`. Needs no other service.
 
-    Orders the user made in the broker's own app are left alone. Doing it twice asks the brokers again.
+    Orders the user made in the broker's own app are left alone, and so are exits where what stands permits them. Doing
+    it twice asks the brokers again. `by` None is the operator's command line; `actor` is whom the audit log names:
+    an administrator, while a user's own switch is on record as the period itself.
 
     Raises:
         InvalidRequestError, NotFoundError: there is no such scope to halt.
@@ -57,19 +62,34 @@ async def kill_switch(trading: Trading, halt: Halt, by: User) -> KillSwitchRepor
             session,
             halt.scope,
             halt.key,
-            TradingState.HALTED,
+            halt.state,
             halt.cause,
             halt.reason,
             flatten=halt.flatten,
-            by=by.id,
+            by=by.id if by else None,
         )
+        if actor is not None:
+            await _record(session, actor, halt, changed)
     async with trading.sessions() as session:
         effective = _of_scope(await standings(session), halt)
-        unstopped = "" if effective.flatten else await held_unstopped(session, halt.scope, halt.key)
-        kept = Order.intent == Intent.ENTRY if effective.flatten else true()
+        exits = permits(effective, Intent.EXIT)
+        unstopped = "" if exits else await held_unstopped(session, halt.scope, halt.key)
+        kept = Order.intent == Intent.ENTRY if exits else true()
         orders = await open_orders(session, Order.origin != OrderOrigin.EXTERNAL, _concerned(halt), kept)
     cancels = await cancel_orders(trading, orders, f"kill switch: {halt.reason}")
     return KillSwitchReport(effective, changed, cancels, unstopped)
+
+
+async def _record(session: AsyncSession, actor: Actor, halt: Halt, changed: bool) -> None:
+    await record(
+        session,
+        actor,
+        "trading.pause" if halt.state is TradingState.REDUCING else "trading.halt",
+        subject_id=int(halt.key) if halt.scope is Scope.USER else None,
+        target=f"{halt.scope}:{halt.key}",
+        after={"state": halt.state.value, "flatten": halt.flatten, "changed": changed},
+        reason=halt.reason,
+    )
 
 
 def _of_scope(standing: Standings, halt: Halt) -> Effective:

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from backend.domain.orders import LIVE_STATES, OrderEventKind, OrderState
 from backend.errors import ConflictError, NotFoundError
 from backend.models import Fill, Order, OrderEvent, OrderOrigin
+from backend.services.audit_service import SYSTEM, Actor, record
 from backend.services.cancel_service import cancel_orders, open_orders
 from backend.services.context import Trading
 from backend.services.order_service import apply_event
@@ -100,9 +101,16 @@ async def unknown_orders(session: AsyncSession, before_id: int | None, limit: in
 
 
 async def resolve_unknown(
-    session: AsyncSession, order_id: int, outcome: OrderEventKind, admin_id: int, reason: str
+    session: AsyncSession,
+    order_id: int,
+    outcome: OrderEventKind,
+    admin_id: int | None,
+    reason: str,
+    actor: Actor = SYSTEM,
 ) -> Order:
     """Settle an order on the word of a person who has asked the broker. Joins the transaction.
+
+    `admin_id` None is the operator's command line; `actor` is whom the audit log names.
 
     For a day from its send the order is still looked for in the broker's book, and a fill it shows counts all the same.
     What an older one traded, only the account's cash and shares tell, as positions are compared.
@@ -116,5 +124,17 @@ async def resolve_unknown(
         raise NotFoundError(f"There is no order {order_id}.")
     if order.state is not OrderState.UNKNOWN:
         raise ConflictError(f"The order is {order.state}: there is nothing to settle.", code="order_not_unknown")
-    await apply_event(session, order, outcome, f"settled by user {admin_id}: {reason}", order.decided_at)
+    who = "the operator" if admin_id is None else f"user {admin_id}"
+    await apply_event(session, order, outcome, f"settled by {who}: {reason}", order.decided_at)
+    await session.flush()
+    await record(
+        session,
+        actor,
+        "order.settle",
+        subject_id=order.user_id,
+        target=f"order:{order.id}",
+        before={"state": OrderState.UNKNOWN.value},
+        after={"state": order.state.value},
+        reason=reason,
+    )
     return order

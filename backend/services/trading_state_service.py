@@ -17,6 +17,7 @@ from backend.domain.trading_states import (
 )
 from backend.errors import InvalidRequestError, NotAllowedError, NotFoundError
 from backend.models import BrokerAccount, OutboxMessage, Role, TradingStatePeriod, User
+from backend.services.audit_service import SYSTEM, Actor, record
 
 log = structlog.get_logger()
 
@@ -59,8 +60,8 @@ async def impose(
         # Another transaction imposed one in between, and has committed: the two are brought together.
 
 
-async def lift(session: AsyncSession, scope: Scope, key: str, by: User, reason: str) -> TradingStatePeriod:
-    """End what stands for a scope and key: it is ACTIVE again. Joins the transaction.
+async def lift(session: AsyncSession, scope: Scope, key: str, by: User | None, reason: str) -> TradingStatePeriod:
+    """End what stands for a scope and key: it is ACTIVE again; `by` None is the operator. Joins the transaction.
 
     Raises:
         InvalidRequestError: the reason has fewer than REASON_LENGTH_MIN characters.
@@ -73,18 +74,22 @@ async def lift(session: AsyncSession, scope: Scope, key: str, by: User, reason: 
     row = await _standing_row(session, scope, key)
     if row is None:
         raise NotFoundError("Nothing holds trading back here.", code="nothing_to_lift")
-    own = (scope, key) in await own_scopes(session, by.id)
-    if by.role is not Role.ADMIN and (not own or row.cause in ADMIN_LIFTS):
-        raise NotAllowedError(f"Only an administrator can lift this ({row.cause}).", code="admin_required")
-    _end(row, by.id, reason)
+    if by is not None and by.role is not Role.ADMIN:
+        own = (scope, key) in await own_scopes(session, by.id)
+        if not own or row.cause in ADMIN_LIFTS:
+            raise NotAllowedError(f"Only an administrator can lift this ({row.cause}).", code="admin_required")
+    by_id = by.id if by else None
+    _end(row, by_id, reason)
     await session.flush()
-    await _tell(session, scope, key, row.state, TradingState.ACTIVE, False, row.cause, reason, by.id)
+    await _tell(session, scope, key, row.state, TradingState.ACTIVE, False, row.cause, reason, by_id)
     await session.refresh(row)
     return row
 
 
-async def lift_period(session: AsyncSession, period_id: int, by: User, reason: str) -> TradingStatePeriod:
-    """`lift` of what stands as the period with this id.
+async def lift_period(
+    session: AsyncSession, period_id: int, by: User | None, reason: str, actor: Actor = SYSTEM
+) -> TradingStatePeriod:
+    """`lift` of what stands as the period with this id; `actor` is whom the audit log names.
 
     Raises:
         NotFoundError: there is no such period, or it is over.
@@ -92,7 +97,12 @@ async def lift_period(session: AsyncSession, period_id: int, by: User, reason: s
     period = await session.get(TradingStatePeriod, period_id)
     if period is None or period.ended_at is not None:
         raise NotFoundError(f"There is no standing state {period_id}.", code="nothing_to_lift")
-    return await lift(session, period.scope, period.key, by, reason)
+    before = {"state": period.state.value, "cause": period.cause.value}
+    lifted = await lift(session, period.scope, period.key, by, reason)
+    subject_id = int(period.key) if period.scope is Scope.USER else None
+    target = f"{period.scope}:{period.key}"
+    await record(session, actor, "trading.lift", subject_id=subject_id, target=target, before=before, reason=reason)
+    return lifted
 
 
 async def lift_own(session: AsyncSession, user: User, reason: str) -> None:

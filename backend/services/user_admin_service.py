@@ -150,6 +150,18 @@ async def end_logins(session: AsyncSession, actor: Actor, user_id: int, reason: 
     return ended
 
 
+async def end_login(session: AsyncSession, actor: Actor, user_id: int, session_id: int, now: datetime) -> None:
+    """End one login of a user. Joins the transaction.
+
+    Raises:
+        NotFoundError: the user has no such login that is open.
+    """
+    try:
+        await session_service.end_session(session, actor, user_id, session_id, now, reason="ended_by_admin")
+    except NotFoundError:
+        raise NotFoundError(f"The user {user_id} has no login {session_id} that is still open.") from None
+
+
 async def require_user(session: AsyncSession, user_id: int) -> User:
     """One user.
 

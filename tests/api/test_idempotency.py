@@ -25,6 +25,10 @@ NEITHER = {
     *("register", "login", "enable_auto_trading", "disable_auto_trading", "pull_kill_switch", "reactivate_trading"),
     *("correct_calendar", "pull_admin_kill_switch", "lift_trading_state"),
     "settle_unknown_order",
+    *("refresh", "logout", "step_up", "ask_password_reset", "reset_password", "send_verification", "verify_email"),
+    *("hear_razorpay", "confirm_live", "withdraw_live", "record_compliance", "revoke_compliance"),
+    *("activate_user", "deactivate_user", "end_user_sessions", "reset_second_factor"),
+    *("pause_trading", "force_reconcile"),
 }
 """POSTs that create no order and move no money, or may be repeated as they are."""
 

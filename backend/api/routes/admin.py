@@ -4,11 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from backend.api.deps import AdminUser, Session, State
+from backend.api.deps import AdminUser, AnyCaller, Session, State, SupportUser
 from backend.api.documentation import documented
 from backend.api.schemas.admin import (
     CyclesReply,
     CycleView,
+    LastCycleReply,
     OverrideBody,
     OverridesReply,
     OverrideView,
@@ -22,15 +23,20 @@ RowId = Annotated[int, Path(ge=1, le=ID_MAX)]
 
 
 @router.post("/calendar-overrides", **documented("correct_calendar", 401, 403, status=201))
-async def correct_calendar(body: OverrideBody, admin: AdminUser, state: State) -> OverrideView:
+async def correct_calendar(
+    body: OverrideBody,
+    admin: AdminUser,  # noqa: ARG001
+    caller: AnyCaller,
+    state: State,
+) -> OverrideView:
     """Add or correct a day of the market's calendar, at once; the newest correction of a day counts."""
-    return OverrideView.of(await admin_service.correct_calendar(state.trading, admin.id, body.correction()))
+    return OverrideView.of(await admin_service.correct_calendar(state.trading, caller.actor, body.correction()))
 
 
 @router.get("/calendar-overrides", **documented("list_calendar_corrections", 401, 403))
 async def list_calendar_corrections(
     page: Annotated[PageQuery, Query()],
-    admin: AdminUser,  # noqa: ARG001
+    support: SupportUser,  # noqa: ARG001
     session: Session,
 ) -> OverridesReply:
     """The corrections made so far, newest first."""
@@ -44,7 +50,7 @@ async def list_calendar_corrections(
 @router.get("/cycles", **documented("list_cycles", 401, 403))
 async def list_cycles(
     page: Annotated[PageQuery, Query()],
-    admin: AdminUser,  # noqa: ARG001
+    support: SupportUser,  # noqa: ARG001
     session: Session,
     state: State,
 ) -> CyclesReply:
@@ -55,3 +61,9 @@ async def list_cycles(
         cycles=[CycleView.of(row) for row in rows[: page.limit]],
         next_cursor=next_cursor([row.id for row in rows], page.limit),
     )
+
+
+@router.get("/cycles/last", **documented("get_last_cycle", 401, 403, 404))
+async def get_last_cycle(support: SupportUser, session: Session, state: State) -> LastCycleReply:  # noqa: ARG001
+    """The newest cycle: its shards, how old its inputs were, and what did not come."""
+    return LastCycleReply.of(state.environment, await admin_service.last_cycle(session))

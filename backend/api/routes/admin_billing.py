@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from backend.api.deps import AdminUser, FreshAdmin, Session, State
+from backend.api.deps import FreshAdmin, Session, State, SupportUser
 from backend.api.documentation import documented
 from backend.api.idempotency import IdempotentRoute
 from backend.api.routes.admin import RowId
@@ -47,7 +47,7 @@ async def replace_plan(
 @router.get("/subscriptions", **documented("list_subscriptions", 401, 403))
 async def list_subscriptions(
     query: Annotated[SubscriptionsQuery, Query()],
-    admin: AdminUser,  # noqa: ARG001
+    support: SupportUser,  # noqa: ARG001
     session: Session,
 ) -> SubscriptionsReply:
     """Subscriptions of all users, newest first; `status=pending` shows those that wait for payment."""
@@ -81,7 +81,7 @@ async def give_plan(
 @router.get("/payments", **documented("list_all_payments", 401, 403))
 async def list_all_payments(
     query: Annotated[PaymentsQuery, Query()],
-    admin: AdminUser,  # noqa: ARG001
+    support: SupportUser,  # noqa: ARG001
     session: Session,
 ) -> PaymentRowsReply:
     """Payments of all users, newest first; `status=created` shows what is asked and not paid."""

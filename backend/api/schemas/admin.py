@@ -5,11 +5,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from backend.api.schemas.common import Body, Line, MarketReply, Moment, PageQuery, Reply
+from backend.api.schemas.common import Body, Id, Line, MarketReply, Moment, PageQuery, Reply
 from backend.domain.calendar import OverrideKind
 from backend.domain.market import Exchange
-from backend.models import CalendarOverride, Cycle, CycleStatus, SubscriptionStatus
-from backend.services.admin_service import CalendarCorrection
+from backend.models import CalendarOverride, Cycle, CycleShard, CycleStatus, SubscriptionStatus
+from backend.services.admin_service import CalendarCorrection, LastCycle
+from backend.services.reconcile_service import ReconcileReport
+from contracts.common import Environment
 
 
 def _naive(clock: time) -> time:
@@ -80,3 +82,75 @@ class CycleView(Reply):
 class CyclesReply(MarketReply):
     cycles: list[CycleView]
     next_cursor: str | None
+
+
+class ShardView(Reply):
+    """A share of the cycle's users: `recorded` its decisions, `done` its sends; `claimed_until` is real time."""
+
+    shard: int
+    claimed_until: Moment | None
+    recorded: bool
+    done: bool
+
+    @classmethod
+    def of(cls, row: CycleShard) -> "ShardView":
+        return cls(**{name: getattr(row, name) for name in cls.model_fields})
+
+
+class LastCycleReply(MarketReply):
+    """`quote_age_s_*`: market seconds; `missing`: symbols without a quote, and why; `problems`: batches that did not
+    come. `duration_s` is in real seconds, null until the cycle is done."""
+
+    cycle: CycleView
+    duration_s: float | None
+    shards: list[ShardView]
+    market_now: Moment | None
+    quotes: int
+    quote_age_s_median: float | None
+    quote_age_s_max: float | None
+    missing: dict[str, str]
+    predictions: int
+    candidates: int
+    model_version: str | None
+    features_through: date | None
+    problems: dict[str, str]
+
+    @classmethod
+    def of(cls, environment: Environment, last: LastCycle) -> "LastCycleReply":
+        computed = {"environment", "cycle", "duration_s", "shards"}
+        ended = last.cycle.finished_at
+        return cls(
+            environment=environment,
+            cycle=CycleView.of(last.cycle),
+            duration_s=(ended - last.cycle.opened_at).total_seconds() if ended else None,
+            shards=[ShardView.of(row) for row in last.shards],
+            **{name: getattr(last, name) for name in cls.model_fields.keys() - computed},
+        )
+
+
+class ReconcileBody(Body):
+    """`account_id`: that account alone; null: all of them."""
+
+    account_id: Id | None = None
+
+
+class ReconcileReply(MarketReply):
+    """Orders looked at, changed, and dropped because they were never sent. `failed_accounts` gave no report, and their
+    orders were left alone; `unsettled` orders show what cannot be, and wait for a person."""
+
+    orders: int
+    changed: int
+    abandoned: int
+    failed_accounts: list[int]
+    unsettled: list[int]
+
+    @classmethod
+    def of(cls, environment: Environment, report: ReconcileReport) -> "ReconcileReply":
+        return cls(
+            environment=environment,
+            orders=report.orders,
+            changed=report.changed,
+            abandoned=report.abandoned,
+            failed_accounts=sorted(report.failed_accounts),
+            unsettled=report.unsettled,
+        )

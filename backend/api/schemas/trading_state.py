@@ -39,6 +39,20 @@ class AdminKillSwitchBody(Body):
         return self
 
 
+class PauseBody(Body):
+    """`key`: the broker, the strategy or the user's id; empty for the platform. Entries stop, exits go on."""
+
+    scope: Scope
+    key: Key = ""
+    reason: Annotated[Reason, Field(min_length=3)]
+
+    @model_validator(mode="after")
+    def _keyed(self) -> "PauseBody":
+        if (self.scope is Scope.PLATFORM) != (self.key == ""):
+            raise ValueError("the platform has no key, and every other scope has one")
+        return self
+
+
 class LiftBody(Body):
     reason: Annotated[Line, Field(min_length=REASON_LENGTH_MIN, max_length=300)]
 
@@ -140,7 +154,9 @@ class KillSwitchReply(MarketReply):
 
 def _message(report: KillSwitchReport) -> str:
     sentences = ["Nothing is sent any more."]
-    if report.effective.flatten:
+    if report.effective.state is TradingState.REDUCING:
+        sentences = ["No entry is sent any more; open trades keep their targets, stops and exits."]
+    elif report.effective.flatten:
         sentences = [
             "No entry is sent any more.",
             "Open auto-trades are sold at the next tick of the continuous session.",
