@@ -57,6 +57,24 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         default="", description="Redis that counts requests for all gateways; empty: each counts its own."
     )
+    public_requests_per_minute_max: int = Field(
+        default=3000, ge=1, description="Public market data: requests a minute of one address."
+    )
+    login_requests_per_minute_max: int = Field(
+        default=60, ge=1, description="Logging in, registering, resetting: requests a minute of one address."
+    )
+    read_requests_per_minute_max: int = Field(
+        default=600, ge=1, description="Other reading: requests a minute of one address, user or API key."
+    )
+    write_requests_per_minute_max: int = Field(
+        default=240, ge=1, description="Other changing: requests a minute of one address, user or API key."
+    )
+    order_requests_per_minute_max: int = Field(
+        default=600, ge=1, description="Orders by hand: requests a minute of one address, user or API key."
+    )
+    stream_requests_per_minute_max: int = Field(
+        default=120, ge=1, description="Streams opened a minute from one address."
+    )
     trusted_proxies: list[str] = Field(
         default=[], description="Addresses or networks of proxies whose X-Forwarded-For is believed, as a JSON list."
     )

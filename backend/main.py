@@ -18,6 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from backend import log
 from backend.api.app import create_api
+from backend.api.limits import RateLimits, RouteClass
+from backend.api.perimeter import Perimeter, networks_of
 from backend.api.state import ApiState
 from backend.brokers.paper import PaperBroker, PaperMarket
 from backend.config import Settings
@@ -220,6 +222,27 @@ def create_vault(settings: Settings) -> Vault | None:
         raise ValueError(str(error)) from None
 
 
+def create_perimeter(settings: Settings) -> Perimeter:
+    """Whom to believe, and how often one may ask.
+
+    Raises:
+        ValueError: TRUSTED_PROXIES cannot be meant.
+    """
+    per_minute = {
+        RouteClass.PUBLIC: settings.public_requests_per_minute_max,
+        RouteClass.LOGIN: settings.login_requests_per_minute_max,
+        RouteClass.READ: settings.read_requests_per_minute_max,
+        RouteClass.WRITE: settings.write_requests_per_minute_max,
+        RouteClass.ORDER: settings.order_requests_per_minute_max,
+        RouteClass.STREAM: settings.stream_requests_per_minute_max,
+    }
+    return Perimeter(
+        networks_of(settings.trusted_proxies),
+        tls=settings.public_url.startswith("https://"),
+        limits=RateLimits(per_minute, settings.redis_url),
+    )
+
+
 def create_post(settings: Settings, sessions: Sessions) -> Post:
     """Who delivers mails: over SMTP where a server is set, else to the console.
 
@@ -306,6 +329,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         desk=wired.trading,
         security=create_security(settings),
         vault=create_vault(settings),
+        perimeter=create_perimeter(settings),
         logins=LoginRules(settings.session_days, settings.session_idle_days, settings.public_url),
         quote_board=board,
         streams=create_streams(board, wired.trading.market_data, wired.trading.calendar, settings.environment),

@@ -14,6 +14,7 @@ from backend.api import documentation, problems
 from backend.api.deps import ACCESSES
 from backend.api.fast_path import FastQuotes
 from backend.api.idempotency import HEADER, REPLAYED
+from backend.api.perimeter import AtThePerimeter, require_origins
 from backend.api.routes import (
     admin,
     admin_billing,
@@ -83,6 +84,7 @@ def create_api(state: ApiState, lifespan: Lifespan | None = None) -> FastAPI:
 
     Raises:
         LookupError: a route does not declare who may call it.
+        ValueError: CORS_ORIGINS holds something else than origins.
     """
     app = Gateway(title="Sauda", version=version("sauda"), lifespan=lifespan, redoc_url=None)
     app.state.api = state
@@ -93,15 +95,16 @@ def create_api(state: ApiState, lifespan: Lifespan | None = None) -> FastAPI:
     documentation.install(app, state.environment)
     problems.install(app)
     app.add_middleware(problems.RequestContext)
-    app.front = FastQuotes(app.framework, state.quote_board)
+    app.front = AtThePerimeter(FastQuotes(app.framework, state.quote_board), state.perimeter)
     if state.cors_origins:
+        require_origins(state.cors_origins)
         app.front = CORSMiddleware(
             app.front,
             allow_origins=list(state.cors_origins),
             allow_credentials=True,  # the refresh token may be a cookie
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID", "X-Request-Id", HEADER],
-            expose_headers=["ETag", "X-Request-Id", "Retry-After", REPLAYED],
+            expose_headers=["ETag", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy", REPLAYED],
         )
     return app
 

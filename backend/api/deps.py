@@ -25,9 +25,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from backend.api.limits import class_of
+from backend.api.perimeter import refused
 from backend.api.state import ApiState
 from backend.db import act_as_operator, act_for
-from backend.errors import NotAllowedError, NotAuthenticatedError
+from backend.errors import NotAllowedError, NotAuthenticatedError, TooManyRequestsError
 from backend.models import Feature, LoginSession, Role, User
 from backend.services.audit_service import Actor
 from backend.services.plan_service import require_feature
@@ -111,7 +113,25 @@ async def authenticated(
         raise NotAuthenticatedError("This user does not exist or is not active.")
     if row[1].revoked_at is not None or row[1].expires_at <= state.security.now():
         raise NotAuthenticatedError("This login has ended: log in again.", code="session_ended")
+    await _count(request, state, "user", user_id)
     return Caller(row[0], client_ip(request), login=row[1])
+
+
+async def _count(request: Request, state: ApiState, caller: str, name: int) -> None:
+    """Count the request for its user or API key, beside its address.
+
+    Raises:
+        TooManyRequestsError: it is one too many.
+    """
+    if state.perimeter.limits is None or request.scope.get("rate_counted"):
+        return
+    request.scope["rate_counted"] = True  # a route with an Idempotency-Key asks who calls before and in its work
+    kind = class_of(request.method, request.url.path)
+    window = await state.perimeter.limits.count(kind, caller, str(name))
+    request.scope["rate_windows"].append(window)
+    if not window.passed:
+        _, code, _, detail = refused(window)
+        raise TooManyRequestsError(detail, code=code, retry_after_s=window.reset_s)
 
 
 AnyCaller = Annotated[Caller, Depends(authenticated)]

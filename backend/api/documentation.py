@@ -26,12 +26,16 @@ TAGS = [
 ]
 
 _PROBLEMS = {
+    400: "The body is no JSON, or nested too deep.",
     401: "No valid access token.",
     403: "The plan or the role does not include it; the detail says which does.",
     404: "It does not exist, or is not yours.",
     409: "It contradicts what stands already; `code` says what.",
+    413: "The body is too large.",
+    414: "The path or the query is too long.",
     422: "The request is malformed; `errors` points at each bad field.",
     429: "Too many at once, or too often; `code` says what, `Retry-After` when to come again.",
+    431: "The headers are too many or too large.",
     502: "The payment provider refused; nothing happened.",
     503: "A service behind the gateway did not answer in time.",
 }
@@ -40,9 +44,11 @@ _PROBLEMS = {
 def documented(
     operation_id: str, *problems: int, status: int = 200, media_type: str = "application/json"
 ) -> dict[str, Any]:
-    """A route's keyword arguments: its id, status, examples and the problems it answers with (422 always)."""
+    """A route's keyword arguments: its id, status, examples and the problems it answers with (those of any request
+    always)."""
     responses: dict[int, dict[str, Any]] = {status: {"content": {media_type: {"example": ANSWERS[operation_id]}}}}
-    for code in sorted({*problems, 422}):
+    of_bodies = {400, 413} if operation_id in REQUESTS else set[int]()
+    for code in sorted({*problems, *of_bodies, 414, 422, 429, 431}):
         responses[code] = {"model": Problem, "description": _PROBLEMS[code]}
     extra: dict[str, Any] = {}
     if operation_id in REQUESTS:

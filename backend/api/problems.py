@@ -1,5 +1,6 @@
 """Every error as RFC 9457 problem+json, with a stable code and the request's id; never a stack trace."""
 
+import re
 import secrets
 import string
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,10 @@ BODY_BYTES_MAX = 64 * 1024
 FIELD_ERRORS_MAX = 50
 AWAY = ("08", "57P0", "53300")
 """SQLSTATEs of a server that is not there, going down, coming up, or full (PostgreSQL's documentation, appendix A)."""
+DEPTH_MAX = 32
 REQUEST_ID_LENGTH_MAX = 64
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKETS = re.compile(rb"[\[\]{}]")
 _REQUEST_ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.")
 
 _BY_STATUS = {
@@ -36,6 +40,7 @@ _BY_STATUS = {
     404: ("not_found", "Not found"),
     405: ("method_not_allowed", "Method not allowed"),
     413: ("body_too_large", "Body too large"),
+    414: ("uri_too_long", "URI too long"),
     415: ("unsupported_media_type", "Unsupported media type"),
 }
 
@@ -67,6 +72,11 @@ def install(app: FastAPI) -> None:
 
 def request_id_of(request: Request) -> str:
     return cast("str", request.scope["request_id"])
+
+
+def request_id_of_scope(scope: Scope) -> str:
+    """The id a request has already, else the caller's where it can be logged safely, else a new one."""
+    return cast("str", scope.get("request_id") or _request_id(scope))
 
 
 async def _sauda_error(request: Request, error: Exception) -> Response:
@@ -142,7 +152,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         act_for(None)  # until it is known who calls
-        request_id = _request_id(scope)
+        request_id = request_id_of_scope(scope)
         scope["request_id"] = request_id
         started = False
 
@@ -167,18 +177,33 @@ class RequestContext:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """`receive` that ends the request with 413 once its body grows past BODY_BYTES_MAX."""
-    received = 0
+    """`receive` that ends the request with 413 once its body grows past BODY_BYTES_MAX, with 400 where it is too deep.
+
+    Depth is judged when the whole body is there, which is before anybody parses it.
+    """
+    body = bytearray()
 
     async def bounded() -> Message:
-        nonlocal received
         message = await receive()
-        received += len(message.get("body", b""))
-        if received > BODY_BYTES_MAX:
+        body.extend(message.get("body", b""))
+        if len(body) > BODY_BYTES_MAX:
             raise HTTPException(413, f"A body may have {BODY_BYTES_MAX} bytes at most.")
+        if message["type"] == "http.request" and not message.get("more_body") and depth_of(bytes(body)) > DEPTH_MAX:
+            raise HTTPException(400, f"A body may be nested {DEPTH_MAX} levels deep.")
         return message
 
     return bounded
+
+
+def depth_of(body: bytes) -> int:
+    """How deep JSON is nested; at most DEPTH_MAX is not looked at closely."""
+    if body.count(b"[") + body.count(b"{") <= DEPTH_MAX:
+        return 0
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", body)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _request_id(scope: Scope) -> str:

@@ -24,6 +24,8 @@ class GatewayServer(uvicorn.Server):
                 port,
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,  # whom to believe is the perimeter's to say
+                server_header=False,
                 timeout_graceful_shutdown=STOP_TIMEOUT_S,
                 ws_max_size=MESSAGE_BYTES_MAX,
                 ws_per_message_deflate=False,  # its buffers cost more than small messages gain

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from backend.api.perimeter import Perimeter
 from backend.db import Sessions
 from backend.security import Security
 from backend.services.billing_rules import BillingRules
@@ -37,6 +38,7 @@ class ApiState:
     cors_origins: tuple[str, ...]
     environment: Environment
     vault: Vault | None = None
+    perimeter: Perimeter = field(default_factory=Perimeter)
     logins: LoginRules = field(default_factory=LoginRules)
     billing: BillingRules = field(default_factory=BillingRules)
     trouble: Callable[[], str] = _no_trouble
