@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backend.api import documentation, problems
+from backend.api import docs_page, documentation, problems
 from backend.api.deps import ACCESSES
 from backend.api.fast_path import FastQuotes
 from backend.api.idempotency import HEADER, REPLAYED
@@ -86,13 +86,14 @@ def create_api(state: ApiState, lifespan: Lifespan | None = None) -> FastAPI:
         LookupError: a route does not declare who may call it.
         ValueError: CORS_ORIGINS holds something else than origins.
     """
-    app = Gateway(title="Sauda", version=version("sauda"), lifespan=lifespan, redoc_url=None)
+    app = Gateway(title="Sauda", version=version("sauda"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.api = state
     app.state.backtest_streams = BacktestStreams(state.sessions, state.streams.slots)
     for router in ROUTERS:
         require_access(router)
         app.include_router(router)
     documentation.install(app, state.environment)
+    docs_page.install(app)
     problems.install(app)
     app.add_middleware(problems.RequestContext)
     app.front = AtThePerimeter(FastQuotes(app.framework, state.quote_board), state.perimeter)

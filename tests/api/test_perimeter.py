@@ -1,6 +1,7 @@
 """Whose a request is, how large it may be, and the headers of every answer."""
 
 import ipaddress
+import re
 from dataclasses import replace
 
 import httpx
@@ -108,6 +109,19 @@ async def test_behind_tls_browsers_are_told_to_keep_to_it(gateway: Gateway) -> N
     app = create_api(replace(gateway.state, perimeter=Perimeter(tls=True)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
         assert "max-age=63072000" in (await client.get("/health")).headers["strict-transport-security"]
+
+
+async def test_the_documentation_needs_no_other_host(gateway: Gateway) -> None:
+    """Its policy lets nothing else in: a link to another host would be a page that does not work."""
+    page = await gateway.client.get("/docs")
+    assert page.status_code == 200
+    assert "https://" not in page.text
+    assert "script-src 'self';" in page.headers["content-security-policy"]
+    assert "<script>" not in page.text
+    for path in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        asset = await gateway.client.get(path)
+        assert asset.status_code == 200, path
+        assert len(asset.content) > 100
 
 
 # ---- how large
