@@ -30,6 +30,7 @@ from backend.payments.base import PaymentProvider
 from backend.payments.manual import ManualProvider
 from backend.payments.razorpay import Razorpay
 from backend.security import Security
+from backend.services.audit_verify_service import keep_anchoring
 from backend.services.billing_rules import BillingRules, Seller
 from backend.services.context import Trading, TradingRules
 from backend.services.deployment_service import begin, note_orders
@@ -306,13 +307,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await begin_here(settings, wired)
         starting, mailing = asyncio.create_task(trade(app)), asyncio.create_task(post.run())
         rolling = asyncio.create_task(keep_rolling(api_sessions, billing, real_now))
+        anchoring = asyncio.create_task(keep_anchoring(api_sessions))
         async with board.running():
             yield
             await state.streams.close()
         starting.cancel()
         mailing.cancel()
         rolling.cancel()
-        await asyncio.gather(mailing, rolling, return_exceptions=True)
+        anchoring.cancel()
+        await asyncio.gather(mailing, rolling, anchoring, return_exceptions=True)
         for loop in loops:
             loop.stop()
         await wired.close()

@@ -9,12 +9,14 @@ from pydantic import TypeAdapter, ValidationError
 from backend.api.schemas.logins import Email
 from backend.db import Sessions
 from backend.services import user_admin_service
+from sauda.admin_audit import audit
 from sauda.admin_keys import rotate_keys
 from sauda.admin_tools import DatabaseUrl, doer, on_database, refuse
 from sauda.admin_users import users
 
 admin = typer.Typer(no_args_is_help=True)
 admin.add_typer(users, name="user")
+admin.add_typer(audit, name="audit")
 admin.command("rotate-keys")(rotate_keys)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from backend.api import (
     examples_admin,
+    examples_audit,
     examples_backtests,
     examples_billing,
     examples_broker_accounts,
@@ -311,6 +312,7 @@ ANSWERS: dict[str, Json] = {
     },
     "list_cycles": _ENVIRONMENT | {"cycles": [_CYCLE], "next_cursor": None},
     **examples_admin.ANSWERS,
+    **examples_audit.ANSWERS,
     **examples_backtests.ANSWERS,
     **examples_billing.ANSWERS,
     **examples_broker_accounts.ANSWERS,

@@ -64,6 +64,7 @@ ACCESS = {
         "stream_backtest",
         "get_trading_state",
         "get_live",
+        "list_own_audit",
     },
     "trading_user": {
         "cancel_order",
@@ -114,6 +115,7 @@ ACCESS = {
         "get_user",
         "list_all_payments",
         "list_calendar_corrections",
+        "list_audit",
         "list_compliance",
         "list_cycles",
         "list_subscriptions",
