@@ -56,6 +56,7 @@ def create_engine(
         max_overflow=pool_size,
         pool_pre_ping=True,
         pool_timeout=5,
+        hide_parameters=True,  # an error names the statement, and not what somebody wrote into it
         json_serializer=_dumps,
         json_deserializer=orjson.loads,
         connect_args={
