@@ -1,6 +1,7 @@
 """Secrets that are handed in come out nowhere: not in logs, answers, or any table, in plain or as hex."""
 
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -133,6 +134,14 @@ def test_what_is_secret_by_name_or_form_is_hidden(event) -> None:
     hidden = json.dumps(log.hide_secrets(None, "", event))
     assert "s3cret" not in hidden
     assert log.HIDDEN in hidden
+
+
+def test_both_ways_of_logging_hide(logged: Path) -> None:
+    structlog.get_logger().warning("event", password="s3cret", url="redis://user:s3cret@host")
+    logging.getLogger("library").error("Authorization: Bearer %s", "s3cret-s3cret")
+    written = logged.read_text()
+    assert written.count(log.HIDDEN) == 3
+    assert "s3cret" not in written
 
 
 @pytest.mark.parametrize("event", [{"code": "plan_required"}, {"event": "cycle", "users": 3}, {"path": "/v1/orders/7"}])
