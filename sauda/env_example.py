@@ -32,6 +32,8 @@ def env_example() -> str:
 
 
 def _text(default: object) -> str:
+    if default is None:
+        return ""
     if isinstance(default, SecretStr):
         return default.get_secret_value()
     if isinstance(default, list):

@@ -35,7 +35,12 @@ SETTINGS_OF: dict[str, type[BaseSettings]] = {
 }
 PORT_FIELDS = {"gateway": "gateway_port", "data_service": "data_service_port", "ml_service": "ml_service_port"}
 VARIABLES = {name.upper() for settings in SETTINGS_OF.values() for name in settings.model_fields}
-GIVEN = {"SECRET_KEY": "k" * 32, "POSTGRES_PASSWORD": "letters0and1digits", "SERVICE_PASSWORD": "digits1and0letters"}
+GIVEN = {
+    "SECRET_KEY": "k" * 32,
+    "MASTER_KEYS": "first:" + "a2Vz" * 10 + "a2U=",
+    "POSTGRES_PASSWORD": "letters0and1digits",
+    "SERVICE_PASSWORD": "digits1and0letters",
+}
 REFERENCE = re.compile(r"\$\$|\$\{(\w+)(?:(:[-?])([^}]*))?\}")
 
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
