@@ -11,12 +11,19 @@ from backend.db import Sessions
 from backend.services import user_admin_service
 from sauda.admin_audit import audit
 from sauda.admin_keys import rotate_keys
+from sauda.admin_plans import plans, subscriptions
 from sauda.admin_tools import DatabaseUrl, doer, on_database, refuse
+from sauda.admin_trading import calendar, orders, trading
 from sauda.admin_users import users
 
 admin = typer.Typer(no_args_is_help=True)
 admin.add_typer(users, name="user")
 admin.add_typer(audit, name="audit")
+admin.add_typer(plans, name="plan")
+admin.add_typer(subscriptions, name="subscription")
+admin.add_typer(trading)
+admin.add_typer(orders, name="unknown-order")
+admin.add_typer(calendar, name="calendar")
 admin.command("rotate-keys")(rotate_keys)
 
 

@@ -1,22 +1,32 @@
 """What the commands of `sauda admin` share: the database, who acts, one line for an error, and tables or JSON."""
 
 import asyncio
+import logging
 import os
 import pwd
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import orjson
+import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.config import Settings
 from backend.db import OPERATOR_ROLE, Sessions, create_engine, create_sessions
 from backend.errors import SaudaError
+from backend.main import Wired, wire
+from backend.models import Deployment
 from backend.services.audit_service import Actor
+from backend.services.context import Trading
+from contracts.common import Environment
 from sauda.embedded import SERVICE_ROLE
 
 T = TypeVar("T")
@@ -52,12 +62,28 @@ def run(work: Awaitable[T]) -> T:
         return await work
 
     try:
-        return asyncio.run(awaited())
+        with _quiet_log():
+            return asyncio.run(awaited())
     except SaudaError as error:
         refuse(error.detail)
     except (OSError, SQLAlchemyError) as error:
         reason = str(getattr(error, "orig", error)).splitlines()[0]
         refuse(f"The database cannot be used ({reason}): start it, or name another with --database-url", 2)
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """What a gateway would log is told by the command itself; errors go to stderr, since stdout may be read by a
+    program."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def on_database(url: str | None, work: Callable[[Sessions], Awaitable[T]]) -> T:
@@ -97,7 +123,17 @@ def show_rows(rows: Sequence[Row], *, as_json: bool, none: str) -> None:
         table = Table(*rows[0])
         for row in rows:
             table.add_row(*(escape(_text(value)) for value in row.values()))
-        Console().print(table)
+        Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def show_facts(facts: Row, *, as_json: bool) -> None:
+    """One thing, a line for each fact, or as JSON."""
+    if as_json:
+        show_json(facts)
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        typer.echo(f"{name:<{width}}  {_text(value)}")
 
 
 def show_json(value: Any) -> None:
@@ -109,6 +145,58 @@ def _text(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(each)}" for name, each in value.items()) or "–"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(map(_text, value)) or "–"
     return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The trading engine of this deployment, and everybody's rows as the operator sees them."""
+
+    trading: Trading
+    seen: Trading
+    settings: Settings
+
+
+def at_desk(url: str | None, work: Callable[[Desk], Awaitable[T]], *, ask_market: bool = True) -> T:
+    """Run `work` with the trading world wired as a gateway wires it; errors as in `run`.
+
+    The environment is the database's own. data_service may be silent: what needs the market's clock then says so.
+    With `ask_market` False nobody waits for it: a halt must not.
+    """
+
+    async def wired() -> T:
+        engine = create_engine(url_of(url), role=OPERATOR_ROLE, pool_size=2)
+        sessions = create_sessions(engine)
+        try:
+            async with sessions() as session:
+                environment = await session.scalar(select(Deployment.environment))
+            here = {"database_url": url_of(url)} | ({"environment": Environment(environment)} if environment else {})
+            settings = Settings().model_copy(update=here)
+            built = _wired(settings)
+            try:
+                await built.trading.calendar.refresh(built.trading.sessions)
+                if ask_market:
+                    await _learn_instruments(built.trading)
+                return await work(Desk(built.trading, replace(built.trading, sessions=sessions), settings))
+            finally:
+                await built.close()
+        finally:
+            await engine.dispose()
+
+    return run(wired())
+
+
+def _wired(settings: Settings) -> Wired:
+    try:
+        return wire(settings, lambda _: None)
+    except ValueError as error:
+        refuse(str(error))
+
+
+async def _learn_instruments(trading: Trading) -> None:
+    with suppress(SaudaError):
+        trading.calendar.know(await trading.market_data.load_instruments())
