@@ -31,6 +31,7 @@ from backend.api.state import ApiState
 from backend.db import act_as_operator, act_for
 from backend.errors import NotAllowedError, NotAuthenticatedError, TooManyRequestsError
 from backend.models import Feature, LoginSession, Role, User
+from backend.services import api_key_service
 from backend.services.audit_service import Actor
 from backend.services.plan_service import require_feature
 
@@ -97,9 +98,12 @@ async def authenticated(
 
     Raises:
         NotAuthenticatedError: no token, a bad one, its login has ended, or its user is gone or switched off.
+        NotAllowedError: an API key that may not be used from this address, or not with this plan.
     """
     if credentials is None:
         raise NotAuthenticatedError("Log in with POST /v1/auth/login and send the token as Authorization: Bearer.")
+    if api_key_service.is_key(credentials.credentials):
+        return await _by_key(request, state, credentials.credentials)
     user_id, session_id = state.security.claims_of(credentials.credentials)
     act_for(user_id)
     async with state.sessions() as session:
@@ -113,12 +117,26 @@ async def authenticated(
         raise NotAuthenticatedError("This user does not exist or is not active.")
     if row[1].revoked_at is not None or row[1].expires_at <= state.security.now():
         raise NotAuthenticatedError("This login has ended: log in again.", code="session_ended")
-    await _count(request, state, "user", user_id)
+    await _count(request, state, ("user", user_id))
     return Caller(row[0], client_ip(request), login=row[1])
 
 
-async def _count(request: Request, state: ApiState, caller: str, name: int) -> None:
-    """Count the request for its user or API key, beside its address.
+async def _by_key(request: Request, state: ApiState, text: str) -> Caller:
+    """Who calls by an API key.
+
+    Raises:
+        NotAuthenticatedError, NotAllowedError: as api_key_service.authenticate.
+    """
+    ip = client_ip(request)
+    user, key = await api_key_service.authenticate(state.sessions, text, ip, state.security.now())
+    act_for(user.id)
+    await _count(request, state, ("user", user.id), ("key", key.id))
+    scopes = frozenset(KeyScope(scope) for scope in key.scopes)
+    return Caller(user, ip, key_id=key.id, scopes=scopes, paper_only=key.paper_only)
+
+
+async def _count(request: Request, state: ApiState, *callers: tuple[str, int]) -> None:
+    """Count the request for its user, and its API key, beside its address.
 
     Raises:
         TooManyRequestsError: it is one too many.
@@ -127,11 +145,12 @@ async def _count(request: Request, state: ApiState, caller: str, name: int) -> N
         return
     request.scope["rate_counted"] = True  # a route with an Idempotency-Key asks who calls before and in its work
     kind = class_of(request.method, request.url.path)
-    window = await state.perimeter.limits.count(kind, caller, str(name))
-    request.scope["rate_windows"].append(window)
-    if not window.passed:
-        _, code, _, detail = refused(window)
-        raise TooManyRequestsError(detail, code=code, retry_after_s=window.reset_s)
+    for caller, name in callers:
+        window = await state.perimeter.limits.count(kind, caller, str(name))
+        request.scope["rate_windows"].append(window)
+        if not window.passed:
+            _, code, _, detail = refused(window)
+            raise TooManyRequestsError(detail, code=code, retry_after_s=window.reset_s)
 
 
 AnyCaller = Annotated[Caller, Depends(authenticated)]

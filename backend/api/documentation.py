@@ -11,6 +11,7 @@ from contracts.common import Environment, Problem
 
 TAGS = [
     {"name": "auth", "description": "Registering, logging in and out, my logins, and who I am."},
+    {"name": "my data", "description": "What I was told and agreed to; all my data, and erasing it."},
     {"name": "plans", "description": "The catalogue of plans and my subscription."},
     {"name": "billing", "description": "My payments and invoices, and whom they name."},
     {"name": "broker accounts", "description": "The accounts through which orders go."},

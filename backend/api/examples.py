@@ -3,6 +3,7 @@
 from typing import Any
 
 from backend.api import (
+    examples_account,
     examples_admin,
     examples_audit,
     examples_backtests,
@@ -269,6 +270,7 @@ REQUESTS: dict[str, Json] = {
         "protections": _PROTECTIONS | {"cooldown": {"pause_sessions": 3, "stops_only": False}},
     },
     "correct_calendar": _OVERRIDE,
+    **examples_account.REQUESTS,
     **examples_admin.REQUESTS,
     **examples_backtests.REQUESTS,
     **examples_billing.REQUESTS,
@@ -286,7 +288,7 @@ _QUOTES: Json = _ENVIRONMENT | {
 }
 
 ANSWERS: dict[str, Json] = {
-    "get_me": {"user": _USER, "plan": _PLAN, "quota": _QUOTA},
+    "get_me": {"user": _USER, "plan": _PLAN, "quota": _QUOTA, "consents_missing": [examples_account.MISSING]},
     "get_auto_trading_status": _STATUS,
     "enable_auto_trading": _SETTINGS_REPLY,
     "disable_auto_trading": _SETTINGS_REPLY
@@ -311,6 +313,7 @@ ANSWERS: dict[str, Json] = {
         "next_cursor": None,
     },
     "list_cycles": _ENVIRONMENT | {"cycles": [_CYCLE], "next_cursor": None},
+    **examples_account.ANSWERS,
     **examples_admin.ANSWERS,
     **examples_audit.ANSWERS,
     **examples_backtests.ANSWERS,

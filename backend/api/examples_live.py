@@ -38,7 +38,7 @@ def _live(confirmed_at: str | None) -> Json:
         "detail": "You have confirmed live trading." if confirmed_at else "You have not confirmed live trading.",
         "next_step": None
         if confirmed_at
-        else "Give your second factor with POST /v1/auth/step-up, then POST /v1/live/confirm.",
+        else "Accept the risk disclosure (GET /v1/notices), POST /v1/auth/step-up a code, then POST /v1/live/confirm.",
     }
     return {
         "environment": "simulated",

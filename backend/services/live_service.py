@@ -22,6 +22,7 @@ from backend.models import (
 from backend.services.account_service import accounts_of
 from backend.services.audit_service import Actor, record
 from backend.services.compliance_service import record_of
+from backend.services.consent_service import NoticeName, require_consent
 from backend.services.context import TradingRules
 from backend.services.email_service import require_verified
 from backend.services.plan_service import plan_of, require_feature
@@ -99,7 +100,7 @@ def switches_of(facts: LiveFacts) -> list[Switch]:
             SwitchName.USER,
             facts.confirmed_at is not None,
             "You have confirmed live trading." if facts.confirmed_at else "You have not confirmed live trading.",
-            "Give your second factor with POST /v1/auth/step-up, then POST /v1/live/confirm.",
+            "Accept the risk disclosure (GET /v1/notices), POST /v1/auth/step-up a code, then POST /v1/live/confirm.",
         ),
     )
     return [Switch(name, on, detail, None if on else step) for name, on, detail, step in found]
@@ -143,11 +144,12 @@ async def confirm(session: AsyncSession, actor: Actor, user: User, login: LoginS
     """The user's own switch, on. Joins the transaction.
 
     Raises:
-        NotAllowedError: the address is not verified, the plan has no live trading, or no second factor was given in
-            this login within SECOND_FACTOR_MINUTES.
+        NotAllowedError: the address is not verified, the plan has no live trading, the risk disclosure is not accepted,
+            or no second factor was given in this login within SECOND_FACTOR_MINUTES.
     """
     require_verified(user)
     await require_feature(session, user.id, Feature.LIVE)
+    await require_consent(session, user.id, NoticeName.RISK_DISCLOSURE)
     await _require_second_factor(session, user.id, login, now)
     before = await _confirmed_at(session, user.id)
     switched = insert(LivePermission).values(user_id=user.id, confirmed_at=now)

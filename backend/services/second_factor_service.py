@@ -62,7 +62,7 @@ async def _verify_totp(session: AsyncSession, vault: Vault | None, user_id: int,
     sealed = await session.scalar(select(Credential.totp_secret).where(*confirmed))
     if sealed is None:
         return False
-    step = step_of(_opened(vault, user_id, sealed), code, now)
+    step = step_of(opened(vault, user_id, sealed), code, now)
     if step is None:
         return False
     accepted = await session.scalar(
@@ -75,7 +75,12 @@ async def _verify_totp(session: AsyncSession, vault: Vault | None, user_id: int,
     return accepted is not None
 
 
-def _opened(vault: Vault | None, user_id: int, sealed: bytes) -> str:
+def opened(vault: Vault | None, user_id: int, sealed: bytes) -> str:
+    """The base32 secret of a user.
+
+    Raises:
+        NoKeysError: it does not open.
+    """
     try:
         if vault is None:
             raise VaultError("no master key is set")

@@ -27,6 +27,8 @@ NEITHER = {
     "settle_unknown_order",
     *("refresh", "logout", "step_up", "ask_password_reset", "reset_password", "send_verification", "verify_email"),
     *("hear_razorpay", "confirm_live", "withdraw_live", "record_compliance", "revoke_compliance"),
+    *("begin_second_factor", "confirm_second_factor", "renew_recovery_codes", "create_api_key"),
+    *("answer_notice", "erase_me"),
     *("activate_user", "deactivate_user", "end_user_sessions", "reset_second_factor"),
     *("pause_trading", "force_reconcile"),
 }

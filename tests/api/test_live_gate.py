@@ -16,12 +16,14 @@ from backend.models import (
     BrokerAccountStatus,
     ComplianceKind,
     ComplianceRecord,
+    Consent,
     Credential,
     LivePermission,
     LoginSession,
     User,
 )
 from backend.services.compliance_service import egress_address
+from backend.services.consent_service import NOTICES, NoticeName
 from backend.services.live_service import LiveFacts, SwitchName, switches_of
 from contracts.common import Environment
 from tests.api.conftest import Gateway, Someone
@@ -147,6 +149,11 @@ def test_only_addresses_of_the_public_internet_are_taken(address) -> None:
 # ---- the user's own switch
 
 
+def risks(user: Someone, *, given: bool) -> Consent:
+    name = NoticeName.RISK_DISCLOSURE
+    return Consent(user_id=user.id, notice=name.value, version=NOTICES[name].version, given=given)
+
+
 async def with_second_factor(gateway: Gateway, user: Someone, given_at: datetime | None) -> None:
     async with gateway.sessions.begin() as session:
         session.add(
@@ -158,6 +165,7 @@ async def with_second_factor(gateway: Gateway, user: Someone, given_at: datetime
             )
         )
         await session.execute(update(User).where(User.id == user.id).values(email_verified_at=gateway.clock()))
+        session.add(risks(user, given=True))
         await session.execute(
             update(LoginSession).where(LoginSession.user_id == user.id).values(second_factor_at=given_at)
         )
@@ -189,7 +197,7 @@ async def test_the_switch_goes_on_and_off(gateway: Gateway) -> None:
         assert deeds.all() == ["live.confirm", "live.withdraw"]
 
 
-@pytest.mark.parametrize("lacking", ["address", "plan", "second factor", "code", "fresh code"])
+@pytest.mark.parametrize("lacking", ["address", "plan", "risks", "second factor", "code", "fresh code"])
 async def test_it_stays_off_where_anything_lacks(gateway: Gateway, lacking) -> None:
     user = await gateway.someone("free" if lacking == "plan" else "pro")
     age = timedelta(minutes=11 if lacking == "fresh code" else 1)
@@ -197,6 +205,8 @@ async def test_it_stays_off_where_anything_lacks(gateway: Gateway, lacking) -> N
     async with gateway.sessions.begin() as session:
         if lacking == "address":
             await session.execute(update(User).where(User.id == user.id).values(email_verified_at=None))
+        if lacking == "risks":
+            session.add(risks(user, given=False))
         if lacking == "second factor":
             await session.execute(
                 update(Credential).where(Credential.user_id == user.id).values(totp_confirmed_at=None)
@@ -205,7 +215,8 @@ async def test_it_stays_off_where_anything_lacks(gateway: Gateway, lacking) -> N
             mine = LoginSession.user_id == user.id
             await session.execute(update(LoginSession).where(mine).values(second_factor_at=None))
     problem = problem_of(await confirm(gateway, user))
-    expected = {"address": "email_unverified", "plan": "plan_required"}.get(lacking, "second_factor_required")
+    others = {"address": "email_unverified", "plan": "plan_required", "risks": "consent_required"}
+    expected = others.get(lacking, "second_factor_required")
     assert (problem.status, problem.code) == (403, expected)
     async with gateway.sessions() as session:
         assert await session.get(LivePermission, user.id) is None

@@ -19,6 +19,7 @@ from backend.api.deps import (
 )
 from backend.api.documentation import documented
 from backend.api.schemas.accounts import MeReply, PlanView, QuotaView, UserView
+from backend.api.schemas.consents import MissingConsent
 from backend.api.schemas.logins import (
     EmailBody,
     LoginBody,
@@ -36,7 +37,7 @@ from backend.api.schemas.logins import (
 )
 from backend.errors import NotAuthenticatedError, NotFoundError
 from backend.models import LoginSession
-from backend.services import email_service, login_service, password_service, session_service
+from backend.services import consent_service, email_service, login_service, password_service, session_service
 from backend.services.login_service import Secret
 from backend.services.plan_service import plan_of, quota_of
 from backend.services.session_service import Device
@@ -199,12 +200,18 @@ async def change_email(body: EmailBody, caller: FreshHolder, state: State) -> Me
 
 @router.get("/me", **documented("get_me", 401, 403, 503))
 async def get_me(user: CurrentUser, state: State) -> MeReply:
-    """The user, their plan, and what is left of today's entries."""
+    """The user, their plan, what is left of today's entries, and the notices that are not accepted yet."""
     now = await state.trading.clock()
     async with state.sessions() as session:
         plan = await plan_of(session, user.id)
         quota = await quota_of(session, user.id, plan, now)
-    return MeReply(user=UserView.of(user), plan=PlanView.of(plan), quota=QuotaView.of(quota))
+        missing = await consent_service.missing_of(session, user.id)
+    return MeReply(
+        user=UserView.of(user),
+        plan=PlanView.of(plan),
+        quota=QuotaView.of(quota),
+        consents_missing=[MissingConsent.of(notice) for notice in missing],
+    )
 
 
 def _login(caller: Caller) -> LoginSession:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from backend.api.schemas.billing import PlanView
 from backend.api.schemas.common import Body, Line, MarketReply, Moment, Money, Reply
+from backend.api.schemas.consents import MissingConsent
 from backend.models import BrokerAccount, BrokerAccountStatus, Role, User
 from backend.services.account_service import AccountFunds
 from backend.services.plan_service import Quota
@@ -55,6 +56,7 @@ class MeReply(Reply):
     user: UserView
     plan: PlanView
     quota: QuotaView
+    consents_missing: list[MissingConsent]
 
 
 class OpenAccountBody(Body):

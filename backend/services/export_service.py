@@ -1,0 +1,121 @@
+"""Everything that is kept about one user, as one JSON document that is written as it is read.
+
+The database itself decides what is the user's (row-level security), as it does for every request of theirs.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from sqlalchemy import Column, ColumnElement, LargeBinary, Table, and_, select, text, true
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from backend.db import Sessions, act_for
+from backend.models import AuditEntry, Base, TradingStatePeriod
+
+ROWS_AT_ONCE = 500
+
+EXPORTED = (
+    "users",
+    "credentials",
+    "login_sessions",
+    "api_keys",
+    "recovery_codes",
+    "refresh_tokens",
+    "email_tokens",
+    "consents",
+    "subscriptions",
+    "daily_usage",
+    "billing_details",
+    "payments",
+    "invoices",
+    "broker_accounts",
+    "broker_credentials",
+    "live_permissions",
+    "compliance_records",
+    "auto_trade_settings",
+    "auto_trades",
+    "decisions",
+    "orders",
+    "order_events",
+    "fills",
+    "ledger_balances",
+    "ledger_entries",
+    "day_equity",
+    "account_actions",
+    "paper_actions",
+    "paper_balances",
+    "paper_entries",
+    "paper_orders",
+    "paper_trades",
+    "backtests",
+    "backtest_usage",
+    "trading_states",
+    "idempotency_keys",
+    "audit_log",
+)
+"""The tables with rows of users, in the order of the document."""
+LEFT_OUT: Mapping[str, str] = {"outbox": "mails on their way to the user; they are emptied as they are delivered"}
+"""Tables with rows of users that are not exported, and why."""
+SECRET = frozenset({("credentials", "password_hash"), ("broker_credentials", "key_id")})
+"""Columns that are left out beside everything binary, which is hashes, sealed secrets and copies of answers."""
+
+
+def columns_of(table: Table) -> list[Column[Any]]:
+    """What of a table is exported."""
+    return [
+        column
+        for column in table.columns
+        if not isinstance(column.type, LargeBinary) and (table.name, column.name) not in SECRET
+    ]
+
+
+def _narrowed(table: Table, user_id: int) -> ColumnElement[bool]:
+    """Where users may see more than their own rows."""
+    if table.name == TradingStatePeriod.__tablename__:
+        # The platform's states are everybody's.
+        return and_(table.c.scope == "user", table.c.key == str(user_id)) | (table.c.scope == "holding")
+    return true()
+
+
+async def export(sessions: Sessions, user_id: int, now: datetime) -> AsyncIterator[bytes]:
+    """The document, in pieces: `{"exported_at": …, "user_id": …, "tables": {name: [row, …]}, "left_out": {…}}`.
+
+    One snapshot of the database. Instants are ISO-8601 in UTC, money and prices strings.
+    """
+    act_for(user_id)
+    async with sessions() as session:
+        await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        head = {"exported_at": now, "user_id": user_id, "left_out": dict(LEFT_OUT)}
+        yield orjson.dumps(head)[:-1] + b',"tables":{'
+        for number, name in enumerate(EXPORTED):
+            yield (b"," if number else b"") + orjson.dumps(name) + b":["
+            async for piece in _rows(session, Base.metadata.tables[name], user_id):
+                yield piece
+            yield b"]"
+        yield b"}}"
+
+
+async def _rows(session: AsyncSession, table: Table, user_id: int) -> AsyncIterator[bytes]:
+    query = select(*columns_of(table)).where(_narrowed(table, user_id)).order_by(*table.primary_key.columns)
+    found = await session.stream(query.execution_options(yield_per=ROWS_AT_ONCE))
+    separator = b""
+    async for part in found.mappings().partitions():
+        rows = [_shown(table, row, user_id) for row in part]
+        yield separator + orjson.dumps(rows, default=_plain, option=orjson.OPT_UTC_Z)[1:-1]
+        separator = b","
+
+
+def _shown(table: Table, row: Mapping[Any, Any], user_id: int) -> dict[str, Any]:
+    shown = dict(row)
+    if table.name == AuditEntry.__tablename__ and shown["actor_id"] != user_id:
+        shown["ip"] = ""  # somebody else's
+    return shown
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    raise TypeError(type(value).__name__)
