@@ -101,23 +101,28 @@ def why_no_trade(
 @users.command("deactivate")
 def deactivate(user_id: UserId, reason: Why, database_url: DatabaseUrl = None) -> None:
     """Switch a user off: logins and API keys end, nothing more is entered, open trades keep their exits."""
-    _switch(user_id, False, require_reason(reason), database_url)
+    why = require_reason(reason)
+
+    async def change(desk: Desk) -> None:
+        async with desk.seen.sessions.begin() as session:
+            await user_admin_service.set_active(session, doer(), user_id, False, why, now())
+        await user_admin_service.cancel_entries(desk.trading, user_id)
+
+    at_desk(database_url, change, ask_market=False)
     typer.echo(f"User {user_id} is off: nothing more is entered, open trades keep their exits.")
 
 
 @users.command("activate")
 def activate(user_id: UserId, reason: Why, database_url: DatabaseUrl = None) -> None:
     """Switch a user on again; API keys from before stay dead."""
-    _switch(user_id, True, require_reason(reason), database_url)
-    typer.echo(f"User {user_id} is on. Auto-trading goes on as it was set.")
+    why = require_reason(reason)
 
-
-def _switch(user_id: int, active: bool, reason: str, database_url: str | None) -> None:
     async def change(sessions: Sessions) -> None:
         async with sessions.begin() as session:
-            await user_admin_service.set_active(session, doer(), user_id, active, reason, now())
+            await user_admin_service.set_active(session, doer(), user_id, True, why, now())
 
     on_database(database_url, change)
+    typer.echo(f"User {user_id} is on. Auto-trading goes on as it was set.")
 
 
 @users.command("role")

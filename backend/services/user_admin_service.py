@@ -7,11 +7,14 @@ from argon2 import PasswordHasher
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from backend.domain.orders import Intent
 from backend.errors import ConflictError, NotFoundError
-from backend.models import ApiKey, Credential, RecoveryCode, Role, User
-from backend.services import session_service
+from backend.models import ApiKey, Credential, Order, OrderOrigin, RecoveryCode, Role, User
+from backend.services import live_service, session_service
 from backend.services.audit_service import Actor, record
 from backend.services.billing_rules import tell
+from backend.services.cancel_service import CancelCounts, cancel_orders, open_orders
+from backend.services.context import Trading
 from backend.services.login_service import require_strong
 
 PASSWORD_BYTES = 18
@@ -48,8 +51,8 @@ async def set_active(
 ) -> User:
     """Switch a user off or on. Doing it twice changes nothing. Joins the transaction.
 
-    Who is off cannot log in: logins and API keys end, and keys stay so. Nothing is entered for them any more, while
-    open trades keep their targets, stops and exits.
+    Who is off cannot log in: logins and API keys end, and keys stay so. Nothing is entered for them any more
+    (`cancel_entries` is for what rests), while open trades keep their targets, stops and exits.
 
     Raises:
         NotFoundError: no such user.
@@ -72,6 +75,14 @@ async def set_active(
     before = {"active": not active}
     await record(session, actor, action, subject_id=user_id, before=before, after=after, reason=reason)
     return user
+
+
+async def cancel_entries(trading: Trading, user_id: int) -> CancelCounts:
+    """Cancel what a user who was switched off has open to buy: it could fill yet. Exits stay."""
+    async with trading.sessions() as session:
+        entries = (Order.user_id == user_id, Order.intent == Intent.ENTRY, Order.origin != OrderOrigin.EXTERNAL)
+        orders = await open_orders(session, *entries)
+    return await cancel_orders(trading, orders, "the user was switched off")
 
 
 _SWITCHED_ON = ("Your account is on again", "You can log in again. API keys from before do not work: make new ones.")
@@ -110,6 +121,8 @@ _NAMES = {Role.USER: "a user", Role.SUPPORT: "support", Role.ADMIN: "an administ
 async def reset_second_factor(session: AsyncSession, actor: Actor, user_id: int, reason: str, now: datetime) -> int:
     """Take a user's second factor and recovery codes away, and end their logins; how many. Joins the transaction.
 
+    The switch for live trading, which needs a second factor, goes off with it.
+
     Raises:
         NotFoundError: no such user.
         ConflictError: there is no second factor.
@@ -118,7 +131,7 @@ async def reset_second_factor(session: AsyncSession, actor: Actor, user_id: int,
     had = await session.scalar(
         update(Credential)
         .where(Credential.user_id == user_id, Credential.totp_secret.is_not(None))
-        .values(totp_secret=None, totp_confirmed_at=None)
+        .values(totp_secret=None, totp_confirmed_at=None, totp_last_step=0)
         .returning(Credential.user_id)
         .execution_options(synchronize_session=False)
     )
@@ -133,6 +146,7 @@ async def reset_second_factor(session: AsyncSession, actor: Actor, user_id: int,
         "An administrator removed it, and ended your logins. Log in with your password and set up a new one. If you "
         "did not ask for that, choose another password at once.",
     )
+    await live_service.withdraw(session, actor, user_id, "the second factor was reset")
     after = {"sessions_ended": ended}
     await record(session, actor, "second_factor.reset", subject_id=user_id, after=after, reason=reason)
     return ended

@@ -8,28 +8,37 @@ import pytest
 from sqlalchemy import select
 
 from backend.db import OPERATOR_ROLE, create_engine, create_sessions
+from backend.domain.orders import OrderState
 from backend.errors import ConflictError
 from backend.models import (
     ApiKey,
     AuditEntry,
     AutoTrade,
     Credential,
+    LivePermission,
     LoginSession,
     OutboxMessage,
     RecoveryCode,
     Role,
     User,
 )
-from backend.services import user_admin_service
+from backend.services import cancel_service, user_admin_service
 from backend.services.audit_service import SYSTEM
 from backend.services.auto_trading_service import run_cycle
 from tests.api.conftest import Gateway, Someone
 from tests.api.rows import add_cycle, trade
 from tests.api.silent_market import without_market
 from tests.api.test_problems import problem_of
+from tests.support.resting_orders import rest, state_of
 
 WHY = {"reason": "asked for by the user"}
 PATH = "/v1/admin/users"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time enough on a busy machine: what becomes of an order counts here, and not how soon."""
+    monkeypatch.setattr(cancel_service, "CANCEL_S_MAX", 20)
 
 
 async def call(gateway: Gateway, who: Someone, method: str, path: str, body: dict | None = None) -> httpx.Response:
@@ -118,7 +127,9 @@ async def test_who_is_switched_off_is_out_and_enters_nothing_while_exits_go_on(o
     admin, user = await own_gateway.someone(admin=True), await own_gateway.someone("pro", enabled=True)
     other = await own_gateway.someone("pro", enabled=True)
     key = await with_key(own_gateway, user)
+    entry_id = await rest(own_gateway.trading, user.id, own_gateway.market.now, 980, symbol="RELIANCE")
     reply = await call(own_gateway, admin, "POST", f"/{user.id}/deactivate", WHY)
+    assert await state_of(own_gateway.trading, entry_id) is OrderState.CANCELLED
     assert (reply.status_code, reply.json()["active"]) == (200, False)
     assert problem_of(await own_gateway.client.get("/v1/auth/me", headers=user.headers)).status == 401
     async with own_gateway.sessions() as session:
@@ -208,11 +219,13 @@ async def test_a_lost_second_factor_is_taken_away_with_its_codes_and_logins(gate
             Credential(user_id=user.id, password_hash="!", totp_secret=b"sealed", totp_confirmed_at=gateway.clock())
         )
         session.add(RecoveryCode(user_id=user.id, code_hash=b"one"))
+        session.add(LivePermission(user_id=user.id, confirmed_at=gateway.clock()))
     reply = await call(gateway, admin, "POST", path, WHY)
     assert (reply.status_code, reply.json()) == (200, {"sessions_ended": 1})
     async with gateway.sessions() as session:
         left = await session.get_one(Credential, user.id)
         assert (left.totp_secret, left.totp_confirmed_at) == (None, None)
+        assert (await session.get_one(LivePermission, user.id)).confirmed_at is None
         assert (await session.scalars(select(RecoveryCode).where(RecoveryCode.user_id == user.id))).all() == []
         mails = select(OutboxMessage).where(OutboxMessage.user_id == user.id, OutboxMessage.topic == "mail.notice")
         assert "second factor" in (await session.scalars(mails)).one().payload["subject"]

@@ -62,11 +62,12 @@ async def why_no_trade(
 
 
 @router.post("/{user_id}/deactivate", **documented("deactivate_user", 401, 403, 404, 409, 503))
-async def deactivate_user(
-    user_id: RowId, body: WhyBody, admin: FreshAdmin, session: Session, state: State
-) -> UserStateReply:
+async def deactivate_user(user_id: RowId, body: WhyBody, admin: FreshAdmin, state: State) -> UserStateReply:
     """Switch a user off: logins and API keys end, nothing more is entered, open trades keep their exits."""
-    user = await user_admin_service.set_active(session, admin.actor, user_id, False, body.reason, state.security.now())
+    now = state.security.now()
+    async with state.sessions.begin() as session:
+        user = await user_admin_service.set_active(session, admin.actor, user_id, False, body.reason, now)
+    await user_admin_service.cancel_entries(state.desk, user_id)
     return UserStateReply.of(user, "Nothing more is entered for this user. Open trades keep their exits.")
 
 
