@@ -240,7 +240,7 @@ def create_perimeter(settings: Settings) -> Perimeter:
     return Perimeter(
         networks_of(settings.trusted_proxies),
         tls=settings.public_url.startswith("https://"),
-        limits=RateLimits(per_minute, settings.redis_url),
+        limits=RateLimits(lambda: real_now().timestamp(), per_minute, settings.redis_url),
     )
 
 

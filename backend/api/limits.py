@@ -5,7 +5,6 @@ does not answer costs nothing but that: the process then counts alone.
 """
 
 import ipaddress
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -102,7 +101,7 @@ class LocalStorage(Storage):
 
     STORAGE_SCHEME = None
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         super().__init__()
         self._now = now
         self._counts: dict[str, tuple[int, float]] = {}
@@ -149,16 +148,18 @@ class LocalStorage(Storage):
 
 
 class RateLimits:
-    """Counts requests. `per_minute` may leave classes out: these keep PER_MINUTE's figure.
+    """Counts requests; `now` is the real time in seconds.
+
+    `per_minute` may leave classes out: these keep PER_MINUTE's figure.
 
     Public data is counted by each process for itself, also with a Redis: it is answered from memory.
     """
 
     def __init__(
         self,
+        now: Callable[[], float],
         per_minute: Mapping[RouteClass, int] | None = None,
         redis_url: str = "",
-        now: Callable[[], float] = time.time,
     ) -> None:
         self._now = now
         self._items = {

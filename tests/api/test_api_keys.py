@@ -197,7 +197,7 @@ async def test_what_cannot_be_meant_is_refused(gateway: Gateway, wish: dict[str,
 async def test_a_key_and_its_user_are_both_counted(gateway: Gateway, kept: None) -> None:
     user = await gateway.someone("pro")
     key, other = await key_for(gateway, user), await key_for(gateway, user)
-    limits = RateLimits(dict.fromkeys(RouteClass, 3))
+    limits = RateLimits(lambda: 0.0, dict.fromkeys(RouteClass, 3))
     gateway.app.state.api = replace(gateway.state, perimeter=replace(gateway.state.perimeter, limits=limits))
     counted: list[tuple[str, str]] = []
     count = limits.count

@@ -53,7 +53,7 @@ def behind(gateway: Gateway, seconds: Seconds) -> Callers:
     async def client(
         per_minute: dict[RouteClass, int], address: str = "192.0.2.1", **perimeter: Any
     ) -> AsyncIterator[httpx.AsyncClient]:
-        limits = RateLimits(per_minute, now=seconds)
+        limits = RateLimits(seconds, per_minute)
         app = create_api(replace(gateway.state, perimeter=Perimeter(limits=limits, **perimeter)))
         transport = httpx.ASGITransport(app, client=(address, 4711))
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:
@@ -176,7 +176,7 @@ def test_one_customer_is_one_key(address, key) -> None:
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 50)), max_size=40))
 async def test_a_window_never_lets_more_through_than_its_limit(steps) -> None:
     seconds = Seconds()
-    limits = RateLimits({RouteClass.READ: 3}, now=seconds)
+    limits = RateLimits(seconds, {RouteClass.READ: 3})
     passed: dict[str, list[float]] = {"a": [], "b": []}
     for name, wait in steps:
         seconds.now += wait
@@ -208,7 +208,7 @@ async def test_what_is_over_is_forgotten_and_a_flood_of_names_is_bounded(seconds
 
 async def test_gateways_count_together_in_redis_and_alone_without_it(seconds, monkeypatch) -> None:
     redis = FakeAsyncRedis()
-    first, second = (RateLimits({RouteClass.READ: 3}, "redis://127.0.0.1:1/0", now=seconds) for _ in range(2))
+    first, second = (RateLimits(seconds, {RouteClass.READ: 3}, "redis://127.0.0.1:1/0") for _ in range(2))
     answers: list[int] = []
 
     class Shared(LocalStorage):
@@ -236,7 +236,7 @@ async def test_gateways_count_together_in_redis_and_alone_without_it(seconds, mo
 
 
 async def test_a_redis_that_is_not_there_costs_no_request(behind, seconds) -> None:
-    limits = RateLimits({}, "redis://127.0.0.1:1/0", now=seconds)
+    limits = RateLimits(seconds, {}, "redis://127.0.0.1:1/0")
     assert (await limits.count(RouteClass.READ, "user", "7")).remaining == PER_MINUTE[RouteClass.READ] - 1
 
 
