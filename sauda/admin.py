@@ -1,6 +1,5 @@
 """`sauda admin`: what operators do from the machine itself, before there is anybody to log in as, or beside the API."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -8,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from backend.api.schemas.logins import Email
 from backend.db import Sessions
+from backend.main import real_now
 from backend.services import user_admin_service
 from sauda.admin_audit import audit
 from sauda.admin_keys import rotate_keys
@@ -45,7 +45,7 @@ def create_admin(
 
     async def make(sessions: Sessions) -> str | None:
         async with sessions.begin() as session:
-            _, password = await user_admin_service.create_admin(session, doer(), email, datetime.now(UTC))
+            _, password = await user_admin_service.create_admin(session, doer(), email, real_now())
             return password
 
     password = on_database(database_url, make)

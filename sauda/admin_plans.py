@@ -1,7 +1,7 @@
 """`sauda admin plan` and `sauda admin subscription`: the catalogue, and plans that are switched on or given."""
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import httpx
@@ -12,7 +12,7 @@ from backend.api.schemas.billing import NewPlanBody, PlanBody, PlanView, Subscri
 from backend.config import Settings
 from backend.db import Sessions
 from backend.domain.calendar import IST
-from backend.main import create_billing
+from backend.main import create_billing, real_now
 from backend.models import Plan, SubscriptionStatus
 from backend.services import payment_service, plan_service, subscription_service
 from sauda.admin_tools import (
@@ -27,6 +27,12 @@ from sauda.admin_tools import (
     show_facts,
     show_rows,
 )
+
+SHOWN = (
+    *("code", "name", "price_rupees_per_month", "price_rupees_per_year", "trial_days", "symbols_max"),
+    *("auto_trades_per_day", "backtests_per_day", "offered"),
+)
+"""What of a plan fits a line; `--json` has all of it."""
 
 plans = typer.Typer(no_args_is_help=True)
 subscriptions = typer.Typer(no_args_is_help=True)
@@ -52,7 +58,7 @@ def list_plans(database_url: DatabaseUrl = None, as_json: AsJson = False) -> Non
 
     rows = on_database(database_url, read)
     if not as_json:
-        rows = [{name: value for name, value in row.items() if name != "description"} for row in rows]
+        rows = [{name: row[name] for name in SHOWN} for row in rows]
     show_rows(rows, as_json=as_json, none="There is no plan.")
 
 
@@ -134,7 +140,7 @@ def activate(
         async with httpx.AsyncClient() as http:
             rules = create_billing(Settings(), http)
             async with sessions.begin() as session:
-                row = await payment_service.activate(session, rules, doer(), subscription_id, datetime.now(UTC))
+                row = await payment_service.activate(session, rules, doer(), subscription_id, real_now())
                 return SubscriptionView.of(row).model_dump(mode="json")
 
     try:
@@ -159,7 +165,7 @@ def give(
 
     async def change(sessions: Sessions) -> dict[str, Any]:
         async with sessions.begin() as session:
-            row = await subscription_service.give(session, doer(), user_id, plan, end, why, datetime.now(UTC))
+            row = await subscription_service.give(session, doer(), user_id, plan, end, why, real_now())
             return SubscriptionView.of(row).model_dump(mode="json")
 
     show_facts(on_database(database_url, change), as_json=False)

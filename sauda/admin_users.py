@@ -1,6 +1,6 @@
 """`sauda admin user`: seeing users, switching them off and on, their roles, second factors and logins."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.api.schemas.admin_users import LoginView, UserGlanceReply, UserRowView, WhyNoTradeReply
 from backend.db import Sessions
+from backend.main import real_now
 from backend.models import Role
 from backend.services import session_service, user_admin_service, user_glance_service, why_no_trade_service
 from backend.services.session_service import LoginRules
@@ -34,10 +35,6 @@ UserId = Annotated[int, typer.Argument(min=1, help="The user's id: `sauda admin 
 @users.callback()
 def group() -> None:
     """See users, and change what only an administrator may."""
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 @users.command("list")
@@ -71,7 +68,7 @@ def show_user(user_id: UserId, database_url: DatabaseUrl = None, as_json: AsJson
 
     async def read(desk: Desk) -> dict[str, Any]:
         rules = LoginRules(desk.settings.session_days, desk.settings.session_idle_days)
-        seen = await user_glance_service.glance(desk.seen, rules, user_id, now())
+        seen = await user_glance_service.glance(desk.seen, rules, user_id, real_now())
         return UserGlanceReply.of(desk.settings.environment, seen).model_dump(mode="json")
 
     facts = at_desk(database_url, read)
@@ -89,7 +86,7 @@ def why_no_trade(
 
     async def read(desk: Desk) -> dict[str, Any]:
         on = day.date() if day else None
-        why = await why_no_trade_service.why_no_trade(desk.seen, user_id, on, now())
+        why = await why_no_trade_service.why_no_trade(desk.seen, user_id, on, real_now())
         return WhyNoTradeReply.of(desk.settings.environment, why).model_dump(mode="json")
 
     facts = at_desk(database_url, read)
@@ -105,7 +102,7 @@ def deactivate(user_id: UserId, reason: Why, database_url: DatabaseUrl = None) -
 
     async def change(desk: Desk) -> None:
         async with desk.seen.sessions.begin() as session:
-            await user_admin_service.set_active(session, doer(), user_id, False, why, now())
+            await user_admin_service.set_active(session, doer(), user_id, False, why, real_now())
         await user_admin_service.cancel_entries(desk.trading, user_id)
 
     at_desk(database_url, change, ask_market=False)
@@ -119,7 +116,7 @@ def activate(user_id: UserId, reason: Why, database_url: DatabaseUrl = None) -> 
 
     async def change(sessions: Sessions) -> None:
         async with sessions.begin() as session:
-            await user_admin_service.set_active(session, doer(), user_id, True, why, now())
+            await user_admin_service.set_active(session, doer(), user_id, True, why, real_now())
 
     on_database(database_url, change)
     typer.echo(f"User {user_id} is on. Auto-trading goes on as it was set.")
@@ -132,7 +129,7 @@ def set_role(user_id: UserId, role: Role, reason: Why, database_url: DatabaseUrl
 
     async def change(sessions: Sessions) -> None:
         async with sessions.begin() as session:
-            await user_admin_service.set_role(session, doer(), user_id, role, why, now())
+            await user_admin_service.set_role(session, doer(), user_id, role, why, real_now())
 
     on_database(database_url, change)
     typer.echo(f"User {user_id} is {role.value} now, and logs in again.")
@@ -145,7 +142,7 @@ def reset_second_factor(user_id: UserId, reason: Why, database_url: DatabaseUrl 
 
     async def change(sessions: Sessions) -> int:
         async with sessions.begin() as session:
-            return await user_admin_service.reset_second_factor(session, doer(), user_id, why, now())
+            return await user_admin_service.reset_second_factor(session, doer(), user_id, why, real_now())
 
     ended = on_database(database_url, change)
     typer.echo(f"User {user_id} has no second factor any more; {ended} logins ended.")
@@ -158,7 +155,7 @@ def list_sessions(user_id: UserId, database_url: DatabaseUrl = None, as_json: As
     async def read(sessions: Sessions) -> list[dict[str, Any]]:
         async with sessions() as session:
             await user_admin_service.require_user(session, user_id)
-            rows = await session_service.sessions_of(session, user_id, LoginRules(), now())
+            rows = await session_service.sessions_of(session, user_id, LoginRules(), real_now())
         return [LoginView.of(row).model_dump(mode="json") for row in rows]
 
     show_rows(on_database(database_url, read), as_json=as_json, none=f"User {user_id} has no login.")
@@ -176,8 +173,8 @@ def end_sessions(
 
     async def change(session: AsyncSession) -> int:
         if session_id is None:
-            return await user_admin_service.end_logins(session, doer(), user_id, why, now())
-        await user_admin_service.end_login(session, doer(), user_id, session_id, now())
+            return await user_admin_service.end_logins(session, doer(), user_id, why, real_now())
+        await user_admin_service.end_login(session, doer(), user_id, session_id, real_now())
         return 1
 
     async def begin(sessions: Sessions) -> int:
