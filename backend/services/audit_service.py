@@ -38,7 +38,8 @@ async def record(
     """Write down a deed; joins the transaction, so what is undone was not done. Call it last: writers stand in a line.
 
     `action` is noun.verb (`api_key.create`), `subject_id` the user it concerns, `target` what of theirs. Never hand a
-    secret in: `before` and `after` are kept for five years and shown to the user.
+    secret in, and no name or address: `before` and `after` are kept for five years, whoever is erased meanwhile, and
+    shown to the user.
     """
     await session.execute(
         insert(AuditEntry).inline(),

@@ -58,8 +58,6 @@ async def ask_change(sessions: Sessions, user: User, new: str, actor: Actor) -> 
                 actor,
                 "email.change_asked",
                 subject_id=user.id,
-                before={"email": user.email},
-                after={"email": new},
             )
 
 
@@ -91,8 +89,6 @@ async def verify(sessions: Sessions, security: Security, token: str, ip: str) ->
                     Actor(f"user:{user.id}", user.id, ip),
                     "email.change" if moved else "email.verify",
                     subject_id=user.id,
-                    before={"email": before},
-                    after={"email": used.email},
                 )
                 return used.email
     except IntegrityError:

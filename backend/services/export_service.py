@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
-from sqlalchemy import Column, ColumnElement, LargeBinary, Table, and_, select, text, true
+from sqlalchemy import Column, ColumnElement, LargeBinary, Table, and_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.db import Sessions, act_for
@@ -59,6 +59,7 @@ EXPORTED = (
 """The tables with rows of users, in the order of the document."""
 LEFT_OUT: Mapping[str, str] = {"outbox": "mails on their way to the user; they are emptied as they are delivered"}
 """Tables with rows of users that are not exported, and why."""
+_ONE_SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 SECRET = frozenset({("credentials", "password_hash"), ("broker_credentials", "key_id")})
 """Columns that are left out beside everything binary, which is hashes, sealed secrets and copies of answers."""
 
@@ -87,9 +88,9 @@ async def export(sessions: Sessions, user_id: int, now: datetime) -> AsyncIterat
     """
     act_for(user_id)
     async with sessions() as session:
-        await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        await session.connection(execution_options=_ONE_SNAPSHOT)
         head = {"exported_at": now, "user_id": user_id, "left_out": dict(LEFT_OUT)}
-        yield orjson.dumps(head)[:-1] + b',"tables":{'
+        yield orjson.dumps(head, option=orjson.OPT_UTC_Z)[:-1] + b',"tables":{'
         for number, name in enumerate(EXPORTED):
             yield (b"," if number else b"") + orjson.dumps(name) + b":["
             async for piece in _rows(session, Base.metadata.tables[name], user_id):

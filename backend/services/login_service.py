@@ -66,7 +66,7 @@ async def register(sessions: Sessions, security: Security, email: str, password:
             await mail_service.post(session, MailKind.VERIFY, email, user_id=user_id)
             await session.flush()
             actor = Actor(f"user:{user_id}", user_id, ip)
-            await audit_service.record(session, actor, "user.register", subject_id=user_id, after={"email": email})
+            await audit_service.record(session, actor, "user.register", subject_id=user_id)
 
 
 async def log_in(

@@ -41,7 +41,7 @@ async def create_admin(session: AsyncSession, actor: Actor, email: str, now: dat
     await session.flush()
     session.add(Credential(user_id=user.id, password_hash=PasswordHasher().hash(password), password_changed_at=now))
     await session.flush()
-    after = {"email": email, "role": Role.ADMIN.value}
+    after = {"role": Role.ADMIN.value}
     await record(session, actor, "user.create", subject_id=user.id, after=after)
     return user, password
 
