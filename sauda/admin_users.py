@@ -7,6 +7,7 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.api.schemas.admin_users import LoginView, UserGlanceReply, UserRowView, WhyNoTradeReply
+from backend.config import Settings
 from backend.db import Sessions
 from backend.main import real_now
 from backend.models import Role
@@ -67,8 +68,7 @@ def show_user(user_id: UserId, database_url: DatabaseUrl = None, as_json: AsJson
     """One user at a glance."""
 
     async def read(desk: Desk) -> dict[str, Any]:
-        rules = LoginRules(desk.settings.session_days, desk.settings.session_idle_days)
-        seen = await user_glance_service.glance(desk.seen, rules, user_id, real_now())
+        seen = await user_glance_service.glance(desk.seen, _rules(desk.settings), user_id, real_now())
         return UserGlanceReply.of(desk.settings.environment, seen).model_dump(mode="json")
 
     facts = at_desk(database_url, read)
@@ -155,7 +155,7 @@ def list_sessions(user_id: UserId, database_url: DatabaseUrl = None, as_json: As
     async def read(sessions: Sessions) -> list[dict[str, Any]]:
         async with sessions() as session:
             await user_admin_service.require_user(session, user_id)
-            rows = await session_service.sessions_of(session, user_id, LoginRules(), real_now())
+            rows = await session_service.sessions_of(session, user_id, _rules(Settings()), real_now())
         return [LoginView.of(row).model_dump(mode="json") for row in rows]
 
     show_rows(on_database(database_url, read), as_json=as_json, none=f"User {user_id} has no login.")
@@ -182,6 +182,10 @@ def end_sessions(
             return await change(session)
 
     typer.echo(f"{on_database(database_url, begin)} logins of user {user_id} ended.")
+
+
+def _rules(settings: Settings) -> LoginRules:
+    return LoginRules(settings.session_days, settings.session_idle_days)
 
 
 def _short(facts: dict[str, Any]) -> dict[str, Any]:
