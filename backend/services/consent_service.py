@@ -20,6 +20,8 @@ VERSION_LENGTH = 16
 
 
 class NoticeName(StrEnum):
+    """What users are told, and asked about where the law or the risk asks it."""
+
     PRIVACY = "privacy"
     RISK_DISCLOSURE = "risk_disclosure"
     TERMS = "terms"
