@@ -1,105 +1,138 @@
-"""No user sees or moves another one's rows, on any route that is a user's."""
+"""No user sees or moves another one's rows, on any route, by any id: two tenants, of whom one has a row in every
+table, with a mark in every text of it."""
 
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
-from sqlalchemy import func, select, text
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from backend.api.app import ROUTERS, access_of
 from backend.api.examples import REQUESTS
-from backend.models import AutoTradeSettings, Backtest, BacktestStatus, BrokerAccount, Subscription
-from backend.services.auto_trading_service import run_cycle
-from tests.api.conftest import Gateway, Someone
-from tests.api.rows import backtest_asked, closed
+from backend.db import create_engine
+from backend.models import Credential, LoginSession, User
+from sauda.embedded import EmbeddedPostgres
+from tests.api.access import NOBODY, ROUTES, callers_of, declared
+from tests.api.conftest import Gateway, _new_database, gateway_over
+from tests.api.test_data_rights import plant
+from tests.services.test_tenancy import TENANT, key_of
 
-USER_ROUTES = [
-    route
-    for router in ROUTERS
-    for route in router.routes
-    if isinstance(route, APIRoute)
-    and (access_of(route) or "").startswith(("current_user", "trading_user", "paid_"))
-    # test_plans shows these with rows of their own.
-    and not {"billing", "preview_subscription"} & {*route.tags, route.operation_id}
-]
-_OWN_TABLES = (
-    "users",
-    "subscriptions",
-    "broker_accounts",
-    "auto_trade_settings",
-    "auto_trades",
-    "orders",
-    "decisions",
-    "backtests",
-)
-
-
-async def _rows_of(gateway: Gateway, user: Someone) -> dict[str, Any]:
-    async with gateway.sessions() as session:
-        return {
-            table: (
-                await session.execute(
-                    text(
-                        f"SELECT jsonb_agg(to_jsonb(t) ORDER BY to_jsonb(t)::text) FROM {table} t "
-                        f"WHERE {'id' if table == 'users' else 'user_id'} = {user.id}"
-                    )
-                )
-            ).scalar_one()
-            for table in _OWN_TABLES
-        }
+MARK, ID = "zubeida", 7_700_000
+EMAIL = f"{MARK}@example.com"
+SEEN = {
+    "export_my_data",
+    "get_auto_trading_status",
+    "get_billing_details",
+    "get_broker_credentials",
+    "get_me",
+    "get_order",
+    "get_subscription",
+    "get_trading_state",
+    "list_auto_trades",
+    "list_broker_accounts",
+    "list_orders",
+    "list_own_audit",
+    "list_payments",
+}
+"""Where she meets herself; her other rows are too old, or too odd, to be shown."""
+HER_IDS = re.compile(r"\b770[01]\d{3}\b")
+STAFF = {"support_user", "admin_user", "fresh_admin"}
+NEVER_ENDING = {"stream_quotes", "stream_backtest"}
+"""Public quotes, which have no user, and one's own backtest as it goes."""
 
 
-@pytest.mark.parametrize("route", USER_ROUTES, ids=lambda r: r.operation_id)
-async def test_a_users_route_shows_and_changes_ones_own_rows_only(own_gateway: Gateway, route: APIRoute) -> None:
-    victim = await own_gateway.someone("pro", enabled=True)
-    await run_cycle(own_gateway.trading, own_gateway.market.now)
-    async with own_gateway.sessions.begin() as session:
-        cycle = await session.scalar(text("SELECT max(id) FROM cycles"))
-        session.add(
-            Backtest(user_id=victim.id, status=BacktestStatus.QUEUED, request=backtest_asked(name="victims_own"))
+@dataclass
+class Tenants:
+    """A gateway, and the user who has a row in every table; `hers` are her headers."""
+
+    gateway: Gateway
+    owner: AsyncEngine
+    hers: dict[str, str]
+
+    async def rows(self) -> dict[str, str]:
+        """All that is hers, by table."""
+        each = " UNION ALL ".join(
+            f"SELECT '{name}', coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '') FROM {name} t "
+            f"WHERE {key_of(name)}::text = '{ID}'"
+            for name in TENANT
         )
-        session.add(closed(victim, cycle, own_gateway.market.now, "98765.43", strategy="victims_own"))
-    stranger = await own_gateway.someone("enterprise", account=True)
-    before = await _rows_of(own_gateway, victim)
+        async with self.owner.connect() as connection:
+            return dict((await connection.execute(text(each))).tuples().all())
+
+
+@pytest.fixture(scope="module")
+async def tenants(postgres: EmbeddedPostgres) -> AsyncIterator[Tenants]:
+    url = await _new_database(postgres, "api_tenants")
+    owner = create_engine(url, pool_size=1, owner=True)
+    async with gateway_over(url) as gateway:
+        now = gateway.clock()
+        login = LoginSession(id=1, user_id=ID, proved_at=now, last_used_at=now, expires_at=now + timedelta(days=1))
+        async with gateway.sessions.begin() as session:
+            session.add(User(id=ID, email=EMAIL, name=MARK))
+            await session.flush()
+            session.add_all((Credential(user_id=ID, password_hash=MARK), login))
+        await plant(owner, ID, MARK)
+        async with owner.begin() as connection:
+            await connection.execute(text("SELECT setval('login_sessions_id_seq', 1)"))
+        hers = {"Authorization": f"Bearer {gateway.state.security.issue(ID, 1)}"}
+        yield Tenants(gateway, owner, hers)
+    await owner.dispose()
+
+
+def of_hers(body: Any) -> Any:
+    """A body in which every id is hers."""
+    if isinstance(body, dict):
+        return {name: ID if name.endswith("_id") and isinstance(v, int) else of_hers(v) for name, v in body.items()}
+    return body
+
+
+def paths_to_hers(route: APIRoute) -> list[str]:
+    """The route's path with each of the ids that rows of hers have."""
+    found = {route.path}
+    for name in route.param_convertors:
+        values = (ID, ID + 1000) if name.endswith("_id") else ("INFY",)
+        found = {path.replace(f"{{{name}}}", str(value)) for path in found for value in values}
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    "route", [r for r in ROUTES if r.operation_id != "stream_quotes"], ids=lambda r: r.operation_id
+)
+async def test_a_route_shows_and_changes_nothing_of_anothers(tenants: Tenants, route: APIRoute) -> None:
+    gateway, access, before = tenants.gateway, declared(route), await tenants.rows()
     assert all(before.values())
-
-    assert route.operation_id is not None
-    body = REQUESTS.get(route.operation_id)
-    if route.operation_id == "enable_auto_trading":
-        body = {"account_id": victim.account_id}
-    elif route.operation_id == "replace_auto_trading_settings":
-        body = REQUESTS[route.operation_id] | {"strategies": []}  # this market's model has other strategies
+    who = {"public": (NOBODY,), "current_user": ("paid", "read_key")}.get(access, ("paid",))
+    callers = await callers_of(gateway, *who)
     (method,) = route.methods
-    async with own_gateway.sessions() as session:
-        ids = {
-            f"{table[:-1]}_id": await session.scalar(text(f"SELECT max(id) FROM {table}"))
-            for table in ("orders", "backtests")
-        } | {"account_id": victim.account_id}
-    path = route.path.format(**ids)
-    reply = await own_gateway.client.request(
-        method, path, json=body, headers=stranger.headers | {"Idempotency-Key": "of the stranger's"}
-    )
-    assert reply.status_code < 500
-    assert await _rows_of(own_gateway, victim) == before
-    for secret in (victim.email, "98765.43", "victims_own"):
-        assert secret not in reply.text
-    answer = reply.json()
-    if route.operation_id == "enable_auto_trading" or path != route.path:
-        assert reply.status_code == 404
-        return
-    assert reply.is_success
-    for name in ("trades", "cycles", "orders", "backtests"):
-        assert answer.get(name, []) == []
-    assert all(account["id"] == stranger.account_id for account in answer.get("accounts", []))
+    for name in who:
+        for path in paths_to_hers(route):
+            body = of_hers(REQUESTS.get(str(route.operation_id)))
+            headers = callers[name] | {"Idempotency-Key": "of the stranger's"}
+            reply = await gateway.client.request(method, path, json=body, headers=headers)
+            assert reply.status_code < 500 or reply.status_code == 503, reply.text
+            assert MARK not in reply.text
+            if reply.is_success:
+                assert not HER_IDS.search(reply.text)
+                assert access == "public" or f"{ID}" not in path + str(body)
+            elif access not in STAFF and path != route.path:
+                assert reply.status_code in {404, 422}, reply.text
+            if access in STAFF:
+                assert (reply.status_code, reply.json()["code"]) == (403, "admin_required")
+    after = await tenants.rows()
+    assert {name for name in TENANT if after[name] != before[name]} == set()
 
 
-async def test_the_victim_does_see_them(own_gateway: Gateway) -> None:
-    victim = await own_gateway.someone("pro", enabled=True)
-    await run_cycle(own_gateway.trading, own_gateway.market.now)
-    client, headers = own_gateway.client, victim.headers
-    assert (await client.get("/v1/auto-trading/trades", headers=headers)).json()["trades"]
-    assert (await client.get("/v1/auto-trading/decisions", headers=headers)).json()["cycles"]
-    assert (await client.get("/v1/broker-accounts", headers=headers)).json()["accounts"]
-    async with own_gateway.sessions() as session:
-        for table in (Subscription, BrokerAccount, AutoTradeSettings):
-            assert await session.scalar(select(func.count()).where(table.user_id == victim.id)) == 1
+async def test_she_does_see_them(tenants: Tenants) -> None:
+    """What the strangers did not see is there to be seen."""
+    shown = set()
+    for route in ROUTES:
+        if route.methods == {"GET"} and route.operation_id not in NEVER_ENDING and declared(route) != "public":
+            for path in paths_to_hers(route):
+                reply = await tenants.gateway.client.get(path, headers=tenants.hers)
+                if reply.is_success and (MARK in reply.text or HER_IDS.search(reply.text)):
+                    shown.add(route.operation_id)
+    assert shown == SEEN
