@@ -18,7 +18,7 @@ from backend.domain.orders import Intent, OrderEventKind, OrderState
 from backend.domain.risk import QuoteView
 from backend.domain.trading_states import Cause, Scope, TradingState
 from backend.errors import SaudaError
-from backend.models import AutoTrade, AutoTradeSettings, BrokerAccount, Order, OrderOrigin
+from backend.models import AutoTrade, AutoTradeSettings, BrokerAccount, Order, OrderOrigin, User
 from backend.services import gate_service, ledger_service
 from backend.services.context import Trading
 from backend.services.cycle_service import FencedError, ShardClaim, is_newest, share_claim
@@ -264,7 +264,7 @@ async def _halt_for_excess(trading: Trading, recorded: Recorded) -> None:
 
 
 async def _ours_to_send(session: AsyncSession, sending: Sending) -> Order | None:
-    """The order, locked; None where it was dropped or sent, or its user has switched auto-trading off since.
+    """The order, locked; None where it was dropped or sent, or its user has switched auto-trading off, or was switched off, since.
 
     Raises:
         FencedError: a newer claim on the shard exists.
@@ -272,7 +272,12 @@ async def _ours_to_send(session: AsyncSession, sending: Sending) -> Order | None
     claim = sending.claim
     if claim is not None:
         await share_claim(session, claim)
-    enabled = select(AutoTradeSettings.enabled).where(AutoTradeSettings.user_id == Order.user_id).scalar_subquery()
+    enabled = (
+        select(AutoTradeSettings.enabled & User.active)
+        .join(User, User.id == AutoTradeSettings.user_id)
+        .where(AutoTradeSettings.user_id == Order.user_id)
+        .scalar_subquery()
+    )
     row = (
         await session.execute(
             select(Order, true() if claim is None else is_newest(claim), enabled)

@@ -141,12 +141,15 @@ async def test_nothing_changed_and_the_entry_goes_out_with_its_money_reserved(de
     assert books.cash == D(500_000) - books.reserved
 
 
-async def test_a_user_who_switched_off_meanwhile_is_not_sent_for(desk, make_user, between) -> None:
+@pytest.mark.parametrize("switched", ["auto_trade_settings SET enabled", "users SET active"])
+async def test_a_user_who_switched_off_or_was_meanwhile_is_not_sent_for(
+    desk, make_user, between, sessions, switched
+) -> None:
     await desk.account(await make_user(symbols=("INFY",)))
 
     async def switch_off() -> None:
-        async with desk.trading.sessions.begin() as session:
-            await session.execute(text("UPDATE auto_trade_settings SET enabled = false"))
+        async with sessions.begin() as session:
+            await session.execute(text(f"UPDATE {switched} = false"))
 
     between(switch_off)
     await run_cycle(desk.trading, desk.market.now)
