@@ -264,7 +264,7 @@ async def _halt_for_excess(trading: Trading, recorded: Recorded) -> None:
 
 
 async def _ours_to_send(session: AsyncSession, sending: Sending) -> Order | None:
-    """The order, locked; None where it was dropped or sent, or its user has switched auto-trading off, or was switched off, since.
+    """The order, locked; None where it was dropped or sent, or its user switched off, or was switched off, since then.
 
     Raises:
         FencedError: a newer claim on the shard exists.
