@@ -229,7 +229,9 @@ async def test_why_nothing_was_traded_as_the_reasons_fall_away_one_by_one(own_ga
     await run_cycle(own_gateway.trading, own_gateway.market.now)
     found = await why(own_gateway, admin, user)
     assert (found["verdict"]["code"], found["entries_filled"] > 0) == ("traded", True)
-    assert (found["entries_used"], found["entries_per_day"]) == (found["entries_sent"], 50)
+    # On a busy machine a send may miss its deadline, and its entry is given back.
+    assert found["entries_filled"] <= found["entries_used"] <= found["entries_sent"]
+    assert found["entries_per_day"] == 50
     assert found["candidates"] == 5
 
 

@@ -255,7 +255,7 @@ async def test_a_connected_broker_needs_its_credentials_first(vaulted: Gateway) 
 async def test_an_account_in_which_something_is_open_can_be_neither_switched_off_nor_closed(vaulted: Gateway) -> None:
     user = await vaulted.someone("basic", account=True)
     path = f"/v1/broker-accounts/{user.account_id}"
-    cycle_id = await add_cycle(vaulted.sessions)
+    cycle_id = await add_cycle(vaulted.sessions, MONDAY_10 - timedelta(days=41))
     async with vaulted.sessions.begin() as session:
         session.add(trade(user, cycle_id))
     for method, where, body in (
