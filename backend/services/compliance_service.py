@@ -175,10 +175,14 @@ def counting(day: date) -> tuple[Any, ...]:
 
 
 async def record_of(
-    session: AsyncSession, user_id: int, day: date, broker: str | None = None
+    session: AsyncSession, user_id: int, day: date, broker: str | None = None, *, lapsed: bool = False
 ) -> ComplianceRecord | None:
-    """The record that lets the user's orders go to `broker` (any, where None) on a day; None: they may not."""
-    query = select(ComplianceRecord).where(ComplianceRecord.user_id == user_id, *counting(day))
+    """The record that lets the user's orders go to `broker` (any, where None) on a day; None: they may not.
+
+    With `lapsed` also one whose days are over; one that was revoked never counts.
+    """
+    counts = (ComplianceRecord.revoked_at.is_(None),) if lapsed else counting(day)
+    query = select(ComplianceRecord).where(ComplianceRecord.user_id == user_id, *counts)
     if broker is not None:
         query = query.where(ComplianceRecord.broker == broker)
     return await session.scalar(query)

@@ -131,13 +131,16 @@ async def _live_switches(
         .join(Subscription, Subscription.plan_code == Plan.code)
         .where(Subscription.user_id == order.user_id, Subscription.status.in_(CURRENT))
     )
-    # A plan that has ended bars no exit: what was bought under it is still protected.
-    planned = order.intent is Intent.EXIT or Feature.LIVE in (features or ())
-    record = await record_of(session, order.user_id, order.decided_at.astimezone(IST).date(), broker.name)
+    # What was bought while all was on keeps its stops: a plan that ended, a record whose days are over and a user who
+    # takes no more bar entries. A record that was revoked bars exits, too: then the order itself is no longer lawful.
+    leaving = order.intent is Intent.EXIT
+    planned = leaving or Feature.LIVE in (features or ())
+    today = order.decided_at.astimezone(IST).date()
+    record = await record_of(session, order.user_id, today, broker.name, lapsed=leaving)
     return LiveSwitches(
         deployment=rules.live_trading and rules.environment is Environment.LIVE,
         compliance=planned and record is not None,
-        user=permission is not None and permission.confirmed_at is not None,
+        user=permission is not None and (leaving or permission.confirmed_at is not None),
     )
 
 

@@ -153,8 +153,20 @@ async def test_a_record_counts_on_its_days_for_its_broker_until_it_is_revoked(
     assert await desk.arrivals() == int(sent)
 
 
-async def test_a_plan_that_ended_bars_entries_and_no_exit(desk, make_user, owner, sessions) -> None:
-    """The other switches stop exits, too: the law and the user's own word do, a bill that was not paid does not."""
+@pytest.mark.parametrize(
+    ("change", "sold"),
+    [
+        ("UPDATE plans SET features = array_remove(features, 'live')", True),
+        ("UPDATE compliance_records SET valid_from = valid_from - 9, valid_until = valid_until - 9", True),
+        ("UPDATE live_permissions SET confirmed_at = NULL", True),
+        ("UPDATE compliance_records SET revoked_at = now(), revoked_by = user_id", False),
+    ],
+    ids=["plan", "lapsed", "withdrawn", "revoked"],
+)
+async def test_what_went_off_bars_no_exit_but_for_a_record_that_was_revoked(
+    desk, make_user, owner, sessions, change, sold
+) -> None:
+    """Stops protect what was bought while all was on; after a revocation the order itself is no longer lawful."""
     await desk.behave(Mode.ACCEPT)
     user_id = await make_user("asha", symbols=("INFY",))
     await desk.account(user_id)
@@ -166,9 +178,10 @@ async def test_a_plan_that_ended_bars_entries_and_no_exit(desk, make_user, owner
     (bought,) = await desk.orders()
     assert bought.state is OrderState.FILLED
     async with owner.begin() as connection:
-        await connection.execute(text("UPDATE plans SET features = array_remove(features, 'live')"))
+        await connection.execute(text(change))
     desk.market.stocks["INFY"].last *= Decimal("1.04")
     desk.market.now += timedelta(minutes=1)
     await run_cycle(desk.trading, desk.market.now)
     orders = await desk.orders()
-    assert [(order.intent, order.state) for order in orders][1:] == [(Intent.EXIT, OrderState.FILLED)]
+    state = OrderState.FILLED if sold else OrderState.DENIED
+    assert [(order.intent, order.state) for order in orders][1:] == [(Intent.EXIT, state)]
