@@ -8,7 +8,6 @@ NIST SP 800-38D (GCM, 96-bit random nonces); the envelope is that of NIST SP 800
 
 import base64
 import binascii
-import contextlib
 import json
 import os
 import secrets
@@ -16,8 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+log = structlog.get_logger()
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -68,8 +70,10 @@ class Vault:
 
     def _look_again(self) -> None:
         if self._reload is not None:
-            with contextlib.suppress(VaultError):
+            try:
                 self._take(self._reload())
+            except VaultError as error:
+                log.warning("master_keys_unreadable", error=str(error))  # those it has go on working
 
     @property
     def current(self) -> str:
@@ -222,7 +226,8 @@ def make_master_key_file(path: Path, name: str) -> None:
         VaultError: a key of that name is in it, or it cannot be read.
         OSError: it cannot be written.
     """
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = path.stat() if path.exists() else None
+    old = path.read_text(encoding="utf-8") if before else ""
     if name in read_master_keys(old):
         raise VaultError(f"{path} has a key {name} already")
     line = f"{name}:{base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()}\n"
@@ -232,4 +237,10 @@ def make_master_key_file(path: Path, name: str) -> None:
         file.write(line + old)
         file.flush()
         os.fsync(file.fileno())
+    try:
+        if before is not None:
+            os.chown(temporary, before.st_uid, before.st_gid)  # a process under another user must go on reading it
+    except OSError:
+        temporary.unlink()
+        raise
     temporary.replace(path)

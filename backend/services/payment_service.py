@@ -16,7 +16,7 @@ from backend.payments.base import Ask, Checkout, Outcome, ProviderEvent, Told
 from backend.services.audit_service import SYSTEM, Actor, record
 from backend.services.billing_rules import BillingRules, day_of, lock_user, tell
 from backend.services.invoice_service import issue
-from backend.services.subscription_service import current_of, start
+from backend.services.subscription_service import current_of, start, withdraw_pending
 
 log = structlog.get_logger()
 
@@ -136,6 +136,8 @@ async def _apply(session: AsyncSession, row: Subscription, now: datetime) -> str
         return "begun"
     if row.status is SubscriptionStatus.PAST_DUE:
         row.status, row.grace_until = SubscriptionStatus.ACTIVE, None
+        # What was quoted while this was unpaid had no credit for it: it is asked for anew, at its new price.
+        await withdraw_pending(session, row.user_id, now)
         await session.flush()
         return "renewed"
     return "stranded"

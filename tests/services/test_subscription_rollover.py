@@ -124,6 +124,23 @@ async def test_a_late_payment_goes_on_without_gap_at_the_new_price(sessions: Ses
         assert list(await session.scalars(select(Payment.price).order_by(Payment.id))) == [499, 600]
 
 
+async def test_paying_what_was_due_withdraws_an_upgrade_that_was_quoted_without_it(sessions: Sessions) -> None:
+    """Else both would be paid, and the renewal be worth nothing: asked for anew, it is credited."""
+    user = await new_user(sessions)
+    first = await ask(sessions, user, "basic")
+    await pay(sessions, first)
+    await roll_over(sessions, RULES, ist(2026, 2, 28))
+    upgrade = await ask(sessions, user, "pro", ist(2026, 3, 1))
+    await pay(sessions, first, ist(2026, 3, 1))
+    async with sessions() as session:
+        assert (await session.get_one(Subscription, upgrade)).status is SubscriptionStatus.CANCELLED
+    again = await ask(sessions, user, "pro", ist(2026, 3, 1))
+    async with sessions() as session:
+        credit = await session.scalar(select(Payment.credit).where(Payment.subscription_id == again))
+    assert credit is not None
+    assert credit > 400
+
+
 async def test_a_planned_downgrade_begins_when_the_period_ends(sessions: Sessions) -> None:
     user = await new_user(sessions)
     await pay(sessions, await ask(sessions, user, "pro"))
