@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.db import Sessions
+from backend.db import OPERATOR_ROLE, Sessions, acting_as
 from backend.models import Backtest
 from backend.services.backtest_service import UNFINISHED
 from backend.services.quote_stream import HEARTBEAT
@@ -109,9 +109,11 @@ class BacktestStreams:
 
     async def _look(self) -> None:
         columns = (Backtest.id, Backtest.status, Backtest.done, Backtest.total, Backtest.doing, Backtest.error)
-        async with self._sessions() as session:
-            rows = await session.execute(select(*columns).where(Backtest.id.in_(list(self._channels))))
-            found = {row.id: event_of(row) for row in rows}
+        # The follower began in the first listener's request; the route has checked whose each backtest is.
+        with acting_as(OPERATOR_ROLE):
+            async with self._sessions() as session:
+                rows = await session.execute(select(*columns).where(Backtest.id.in_(list(self._channels))))
+                found = {row.id: event_of(row) for row in rows}
         for backtest_id, channel in self._channels.items():
             event = found.get(backtest_id, DELETED)
             if channel.newest is None or channel.newest.id != event.id:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from backend.db import act_for
 from backend.services import backtest_queue as queue
 from backend.services.backtest_queue import Progress
 from backend.services.backtest_stream import BacktestStreamPace, BacktestStreams
@@ -67,6 +68,20 @@ async def test_many_listeners_are_one_question_to_the_database(gateway: Gateway)
             heard = [await anext(streams.listen(channel)) for channel in (one, two, again)]
     assert heard[0] == heard[2]
     assert asked <= 2
+
+
+async def test_users_listen_side_by_side(gateway: Gateway) -> None:
+    """The one question serves all of them, in the gateway's own place: no user's place shows the other's rows."""
+    users = [await gateway.someone("pro") for _ in range(2)]
+    made = [await made_by(gateway, user) for user in users]
+    pace = BacktestStreamPace(poll_s=0.01, wake_s=5)
+    streams = BacktestStreams(gateway.state.sessions, gateway.state.streams.slots, pace)
+    act_for(users[0].id)
+    async with asyncio.timeout(20):
+        with streams.subscribed(made[0]) as one, streams.subscribed(made[1]) as two:
+            for channel in (one, two):
+                event, _, data = parsed(await anext(streams.listen(channel)))
+                assert (event, data["status"]) == ("progress", "queued")
 
 
 async def test_the_stream_over_http_ends_and_is_not_asked_for_again(gateway: Gateway) -> None:
