@@ -9,11 +9,13 @@ from typing import Any, cast
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.db import act_for
@@ -133,12 +135,20 @@ async def _database_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     error = cast("HTTPException", error)
     code, title = _BY_STATUS.get(error.status_code, ("http_error", "Request failed"))
-    detail = error.detail or title
+    detail, headers = error.detail or title, error.headers
     if error.status_code == 404:
         detail = f"There is nothing at {request.url.path[:200]}."
     elif error.status_code == 405:
         detail = f"{request.method} is not possible here."
-    return problem_response(request_id_of(request), error.status_code, code, title, detail, headers=error.headers)
+        headers = {"Allow": ", ".join(_methods_at(request))}
+    return problem_response(request_id_of(request), error.status_code, code, title, detail, headers=headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """What is possible at the request's path: the router itself names the methods of the first route it finds."""
+    found = (each.route for each in iter_route_contexts(request.app.routes))
+    matching = (route for route in found if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
 
 
 class RequestContext:

@@ -1,4 +1,5 @@
-"""`make eval`: what predictions are worth, and that a backtest does as a replay; ends with 1 where a claim fails."""
+"""`make eval`: what predictions are worth, that a backtest does as a replay, and that the gateway does as its document
+says; ends with 1 where a claim fails."""
 
 import argparse
 import sys
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
 from ml_service.walkforward import Progress
-from tests.evaluation import leaks, parity, recorded, reproduced, shuffled, simulated
+from tests.evaluation import leaks, parity, recorded, reproduced, schema, shuffled, simulated
 from tests.evaluation.claims import Claim, table
 from tests.evaluation.recorded_files import Recorded
 
@@ -54,12 +55,18 @@ PARTS: dict[str, Part] = {
     "simulated": _simulated,
     "shipped": _shipped,
 }
+ON_REQUEST: dict[str, Part] = {"schemathesis": schema.claims}
+"""Minutes of work about something else than predictions: only where it is named."""
 RECORDED = "recorded"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make eval ARGS=...", description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join((*PARTS, RECORDED))}; default: all")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        help=f"of {', '.join((*PARTS, *ON_REQUEST, RECORDED))}; default: all but {', '.join(ON_REQUEST)}",
+    )
     parser.add_argument("--data", type=Path, help="daily bars of your own, as `sauda ml evaluate` reads them")
     parser.add_argument("--factors", type=Path)
     parser.add_argument("--history", type=Path)
@@ -69,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--to", type=date.fromisoformat)
     given = parser.parse_args()
-    if unknown := set(given.parts) - {*PARTS, RECORDED}:
+    if unknown := set(given.parts) - {*PARTS, *ON_REQUEST, RECORDED}:
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}")
     if (given.data is None) != (given.factors is None):
         parser.error("--data and --factors come together")
@@ -82,7 +89,7 @@ def _run(console: Console, part: str, files: Recorded) -> list[Claim]:
         return recorded.claims(files) if files.present else []
     with ProgressBar(console=console, transient=True) as bar:
         task = bar.add_task(part)
-        return PARTS[part](
+        return (PARTS | ON_REQUEST)[part](
             files,
             lambda done, total, what: bar.update(task, completed=done, total=total, description=f"{part}: {what}"),
         )

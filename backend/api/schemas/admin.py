@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from backend.api.schemas.common import Body, Id, Line, MarketReply, Moment, PageQuery, Reply
+from backend.api.schemas.common import Body, Day, Id, Line, MarketReply, Moment, PageQuery, Reply
 from backend.domain.calendar import OverrideKind
 from backend.domain.market import Exchange
 from backend.models import CalendarOverride, Cycle, CycleShard, CycleStatus, SubscriptionStatus
@@ -30,7 +30,7 @@ class SubscriptionsQuery(PageQuery):
 class OverrideBody(Body):
     """`exchange` null is both; times are IST, and the standard day where both are null."""
 
-    day: date
+    day: Day
     exchange: Exchange | None = None
     kind: OverrideKind
     open_at: ClockTime | None = None

@@ -8,7 +8,7 @@ from pydantic import Field
 from backend.api.schemas.accounts import AccountRef, QuotaView, UserView
 from backend.api.schemas.auto_trading import BlockingView, SettingsView
 from backend.api.schemas.billing import PlanView, Reason, SubscriptionView
-from backend.api.schemas.common import Body, Line, MarketReply, Moment, PageQuery, Reply
+from backend.api.schemas.common import Body, Day, Line, MarketReply, Moment, PageQuery, Reply
 from backend.api.schemas.market import WindowView
 from backend.api.schemas.trading_state import StandingView
 from backend.domain.trading_states import TradingState
@@ -148,7 +148,7 @@ class LoginsReply(Reply):
 
 
 class DayQuery(Body):
-    day: date | None = Field(default=None, description="A day in India; the market's present one where left out.")
+    day: Day | None = Field(default=None, description="A day in India; the market's present one where left out.")
 
 
 class DayClassView(Reply):

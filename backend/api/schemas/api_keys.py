@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints
 
 from backend.api.deps import KeyScope
-from backend.api.schemas.common import Body, Line, Moment, Reply
+from backend.api.schemas.common import Body, Flag, Line, Moment, Reply
 from backend.models import ApiKey
 from backend.services.api_key_service import DAYS_MAX, NETWORKS_MAX, KeyWish
 
@@ -17,7 +17,7 @@ class ApiKeyBody(Body):
 
     name: Annotated[Line, Field(min_length=1, max_length=60)]
     scopes: Annotated[list[KeyScope], Field(min_length=1, max_length=len(KeyScope))]
-    paper_only: bool = False
+    paper_only: Flag = False
     networks: Annotated[list[Network], Field(max_length=NETWORKS_MAX)] = []
     expires_in_days: Annotated[int, Field(strict=True, ge=1, le=DAYS_MAX)] = 90
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from backend.api.schemas.accounts import AccountRef, PlanView, QuotaView
-from backend.api.schemas.common import Body, Id, MarketReply, Moment, Money, PageQuery, Reply, Symbol
+from backend.api.schemas.common import Body, Day, Id, MarketReply, Moment, Money, PageQuery, Reply, Symbol
 from backend.api.schemas.protections import ActiveProtection, ProtectionRules
 from backend.api.schemas.signals import StrategyName, StrategyView
 from backend.domain.decide import ExitReason, TradeStatus
@@ -196,8 +196,8 @@ class StatusReply(MarketReply):
 class Period(Body):
     """IST days, both inclusive; open-ended where left out."""
 
-    from_: date | None = Field(default=None, alias="from")
-    to: date | None = None
+    from_: Day | None = Field(default=None, alias="from")
+    to: Day | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> "Period":

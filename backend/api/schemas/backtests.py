@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from math import prod
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainSerializer, StringConstraints, ValidationInfo, model_validator
 
 from backend.api.schemas.auto_trading import STRATEGIES_PER_USER_MAX
-from backend.api.schemas.common import Body, Line, MarketReply, Moment, Reply
+from backend.api.schemas.common import Body, Day, Line, MarketReply, Moment, Reply
 from backend.api.schemas.protections import ProtectionRules
 from backend.api.schemas.signals import StrategyName
 from backend.domain.market import Product
@@ -143,8 +143,8 @@ class BacktestBody(Body):
 
     mode: Mode | None = None
     traders: Annotated[list[TraderBody], Field(min_length=1, max_length=TRADERS_MAX)] | None = None
-    from_: Annotated[date, Field(alias="from")]
-    to: date
+    from_: Annotated[Day, Field(alias="from")]
+    to: Day
     universe: Universe = "default"
     interval: Interval = Interval.DAY_1
     slippage_fraction: Slippage = Decimal("0.0002")

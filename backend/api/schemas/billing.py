@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
-from backend.api.schemas.common import Body, Line, Moment, Money, PageQuery, Reply
+from backend.api.schemas.common import Body, Flag, Line, Moment, Money, PageQuery, Reply
 from backend.domain.billing import Bill
 from backend.models import (
     Billing,
@@ -77,7 +77,7 @@ class PlanBody(Body):
     backtests_per_day: Count
     backtests_at_once: Count
     backtest_combinations_max: Count
-    offered: bool
+    offered: Flag
     rank: Annotated[int, Field(strict=True, ge=0, le=1000)]
 
     @model_validator(mode="after")
@@ -98,7 +98,7 @@ class NewPlanBody(PlanBody):
 class SubscribeBody(Body):
     plan: Annotated[Line, Field(min_length=1, max_length=20)]
     billing: Billing = Billing.MONTHLY
-    trial: bool = Field(default=False, description="Try it first, for the plan's trial_days: once per user.")
+    trial: Flag = Field(default=False, description="Try it first, for the plan's trial_days: once per user.")
 
 
 class ChangeBody(Body):

@@ -2,11 +2,20 @@
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+)
 from pydantic.json_schema import WithJsonSchema
 
 from backend.domain.calendar import IST
@@ -54,6 +63,22 @@ Moment = Annotated[AwareDatetime, PlainSerializer(_ist, return_type=str)]
 
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
 """One line of text without control characters."""
+
+DAY_LENGTH = len("2026-03-02")
+
+
+def _day(given: object) -> object:
+    """Pydantic would take a number as seconds since 1970, and a moment at midnight as its day."""
+    if isinstance(given, date) or (isinstance(given, str) and len(given) == DAY_LENGTH and given.count("-") == 2):
+        return given
+    raise ValueError("a day is written as 2026-03-02")
+
+
+Day = Annotated[date, BeforeValidator(_day)]
+"""A day in a request: ISO-8601 and nothing else."""
+
+Flag = Annotated[bool, Field(strict=True)]
+"""A truth value in a body: true or false, not "yes" or 1."""
 
 Id = Annotated[int, Field(strict=True, ge=1, le=ID_MAX)]
 
@@ -106,6 +131,8 @@ SymbolList = Annotated[
 __all__ = [
     "ID_MAX",
     "Body",
+    "Day",
+    "Flag",
     "Id",
     "Line",
     "MarketReply",

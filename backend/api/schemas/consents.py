@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import StringConstraints
 
-from backend.api.schemas.common import Body, Moment, Reply
+from backend.api.schemas.common import Body, Flag, Moment, Reply
 from backend.services.consent_service import Answer, Notice, NoticeName
 
 
@@ -37,7 +37,7 @@ class ConsentBody(Body):
 
     notice: NoticeName
     version: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")] | None = None
-    given: bool
+    given: Flag
 
 
 class ConsentView(Reply):

@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from backend.api.schemas.common import Body, Moment, Reply
+from backend.api.schemas.common import Body, Flag, Moment, Reply
 from backend.api.schemas.logins import Password
 from backend.services.erasure_service import Hold
 
@@ -20,7 +20,7 @@ class ErasureBody(Body):
     """`end_subscription` ends a plan that is paid for; what is left of it is lost."""
 
     password: Password
-    end_subscription: bool = False
+    end_subscription: Flag = False
 
 
 class HoldView(Reply):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from backend.api.schemas.common import Body, Id, Line, MarketReply, Moment, PageQuery, Reply
+from backend.api.schemas.common import Body, Day, Id, Line, MarketReply, Moment, PageQuery, Reply
 from backend.models import ComplianceKind, ComplianceRecord
 from backend.services.compliance_service import Approval
 from backend.services.live_service import LiveFacts, SwitchName, switches_of
@@ -47,9 +47,9 @@ class ComplianceBody(Body):
     algo_id: Annotated[Line, Field(min_length=1, max_length=40)]
     egress_ip: Annotated[Line, Field(min_length=2, max_length=45)]
     approval: Annotated[Line, Field(min_length=3, max_length=200)]
-    approved_on: date
-    valid_from: date
-    valid_until: date
+    approved_on: Day
+    valid_from: Day
+    valid_until: Day
 
     def stated(self) -> Approval:
         return Approval(**{name: getattr(self, name) for name in type(self).model_fields})

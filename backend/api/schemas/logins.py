@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
-from backend.api.schemas.common import Body, Line, Moment, Reply
+from backend.api.schemas.common import Body, Flag, Line, Moment, Reply
 from backend.models import LoginSession
 from backend.services.password_rules import LENGTH_MAX, LENGTH_WITH_SECOND_FACTOR_MIN
 from backend.services.session_service import Tokens
@@ -53,7 +53,7 @@ class LoginBody(Body):
     email: Email
     password: Password
     code: Code | None = None
-    cookie: bool = False
+    cookie: Flag = False
 
 
 class RefreshBody(Body):

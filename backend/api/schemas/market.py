@@ -5,15 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from backend.api.schemas.common import (
-    Body,
-    MarketReply,
-    Moment,
-    Money,
-    Reply,
-    Symbol,
-    SymbolList,
-)
+from backend.api.schemas.common import Body, Day, MarketReply, Moment, Money, Reply, Symbol, SymbolList
 from backend.api.schemas.reference import ActionView
 from backend.services.quote_board import SYMBOLS_DEFAULT
 from backend.services.status_service import ClassStatus, MarketStatus
@@ -64,8 +56,8 @@ class BarsQuery(Body):
 
     symbol: Symbol
     interval: Interval = Interval.DAY_1
-    from_: Annotated[date | None, Field(alias="from")] = None
-    to: date | None = None
+    from_: Annotated[Day | None, Field(alias="from")] = None
+    to: Day | None = None
     adjusted: bool = True
 
     @model_validator(mode="after")

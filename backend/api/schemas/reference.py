@@ -10,6 +10,7 @@ from backend.api.schemas.common import (
     PAGE_ROWS_DEFAULT,
     PAGE_ROWS_MAX,
     Body,
+    Day,
     MarketReply,
     Moment,
     Money,
@@ -56,8 +57,8 @@ class ActionView(Reply):
 class ActionsQuery(Body):
     """Ex-dates `from`..`to`, both inclusive; days to come show what is announced already."""
 
-    from_: Annotated[date, Field(alias="from")]
-    to: date
+    from_: Annotated[Day, Field(alias="from")]
+    to: Day
     symbol: Symbol | None = None
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from backend.api.schemas.common import Body, MarketReply, Moment, Money, Reply, Symbol
+from backend.api.schemas.common import Body, Day, MarketReply, Moment, Money, Reply, Symbol
 from backend.domain.modes import Mode
 from backend.services.ml_service_client import STRATEGY_PATTERN
 from backend.services.model_cards import EventCard, Interval, ModelCard
@@ -218,7 +218,7 @@ class ScoreboardQuery(Body):
     """One strategy or all, since the first day or a later one."""
 
     strategy: StrategyName | None = None
-    since: date | None = None
+    since: Day | None = None
     horizon_sessions: Annotated[int, Field(ge=1, le=60)] | None = Field(
         default=None, description="The plan's length; the deployment's where it is left out."
     )
@@ -246,8 +246,8 @@ class FrozenQuery(Body):
 
     symbol: Symbol | None = None
     strategy: StrategyName | None = None
-    from_: date | None = Field(default=None, alias="from")
-    to: date | None = None
+    from_: Day | None = Field(default=None, alias="from")
+    to: Day | None = None
     limit: Annotated[int, Field(ge=1, le=PAGE_ROWS_MAX)] = 50
     cursor: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]*$", max_length=CURSOR_LENGTH_MAX)] | None = None
 
