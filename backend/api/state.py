@@ -9,6 +9,7 @@ from backend.db import Sessions
 from backend.security import Security
 from backend.services.billing_rules import BillingRules
 from backend.services.context import Trading
+from backend.services.export_service import Exports
 from backend.services.quote_board import QuoteBoard
 from backend.services.session_service import LoginRules
 from backend.services.streams import Streams
@@ -41,4 +42,5 @@ class ApiState:
     perimeter: Perimeter = field(default_factory=Perimeter)
     logins: LoginRules = field(default_factory=LoginRules)
     billing: BillingRules = field(default_factory=BillingRules)
+    exports: Exports = field(default_factory=Exports)
     trouble: Callable[[], str] = _no_trouble

@@ -1,21 +1,32 @@
-"""Everything that is kept about one user, as one JSON document that is written as it is read.
+"""Everything that is kept about one user, as one JSON document, which is put into a file before any of it is sent.
 
-The database itself decides what is the user's (row-level security), as it does for every request of theirs.
+The database itself decides what is the user's (row-level security), as it does for every request of theirs. A client
+who reads slowly holds a file, and no connection to the database.
 """
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import IO, Any
 
 import orjson
 from sqlalchemy import Column, ColumnElement, LargeBinary, Table, and_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.db import Sessions, act_for
+from backend.errors import SaudaError, TooManyRequestsError
 from backend.models import AuditEntry, Base, TradingStatePeriod
 
 ROWS_AT_ONCE = 500
+GATHERED_AT_ONCE_MAX = 2
+"""Exports that read the database at the same time: the pool is for everybody's requests."""
+GATHER_S_MAX = 60.0
+SENT_AT_ONCE = 1 << 18
+"""Bytes."""
 
 EXPORTED = (
     "users",
@@ -62,6 +73,67 @@ LEFT_OUT: Mapping[str, str] = {"outbox": "mails on their way to the user; they a
 _ONE_SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 SECRET = frozenset({("credentials", "password_hash"), ("broker_credentials", "key_id")})
 """Columns that are left out beside everything binary, which is hashes, sealed secrets and copies of answers."""
+
+
+class ExportTooLongError(SaudaError):
+    """The database did not give the export in time."""
+
+    status, code, title = 503, "export_too_long", "Service unavailable"
+
+
+@dataclass(slots=True)
+class Exports:
+    """The exports of one process that are under way. Runs on one event loop."""
+
+    gather_s_max: float = GATHER_S_MAX
+    _users: set[int] = field(default_factory=set)
+    _gathering: int = 0
+
+    @contextmanager
+    def held(self, user_id: int) -> Iterator[IO[bytes]]:
+        """The user's one place, with the file of the export, for as long as the block runs.
+
+        Raises:
+            TooManyRequestsError: the user has an export under way.
+        """
+        if user_id in self._users:
+            raise TooManyRequestsError(
+                "Your export is under way: take that one to its end.", code="export_under_way", retry_after_s=10
+            )
+        self._users.add(user_id)
+        try:
+            with tempfile.TemporaryFile() as file:
+                yield file
+        finally:
+            self._users.discard(user_id)
+
+    async def gather(self, file: IO[bytes], sessions: Sessions, user_id: int, now: datetime) -> None:
+        """Write the document to the file; the transaction has ended when this returns.
+
+        Raises:
+            TooManyRequestsError: GATHERED_AT_ONCE_MAX are read just now.
+            ExportTooLongError: it took longer than `gather_s_max` seconds.
+        """
+        if self._gathering >= GATHERED_AT_ONCE_MAX:
+            raise TooManyRequestsError(
+                "Other exports are being read: try again in a minute.", code="exports_busy", retry_after_s=60
+            )
+        self._gathering += 1
+        try:
+            async with asyncio.timeout(self.gather_s_max):
+                async for piece in export(sessions, user_id, now):
+                    await asyncio.to_thread(file.write, piece)
+        except TimeoutError:
+            raise ExportTooLongError("Your data could not be read in time: try again later.") from None
+        finally:
+            self._gathering -= 1
+
+
+async def sent(file: IO[bytes]) -> AsyncIterator[bytes]:
+    """What was written to a file, from its beginning."""
+    file.seek(0)
+    while piece := await asyncio.to_thread(file.read, SENT_AT_ONCE):
+        yield piece
 
 
 def columns_of(table: Table) -> list[Column[Any]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +28,7 @@ from backend.models import (
     User,
 )
 from backend.services.erasure_service import HOLDS
-from backend.services.export_service import EXPORTED, LEFT_OUT, columns_of
+from backend.services.export_service import EXPORTED, LEFT_OUT, Exports, columns_of
 from tests.api.conftest import Gateway
 from tests.api.people import PASSWORD, Mailbox, bearer, log_in, newcomer
 from tests.api.test_problems import problem_of
@@ -139,6 +140,46 @@ async def test_the_export_needs_a_login_proved_minutes_ago(own_gateway: Gateway)
         body = {"password": PASSWORD} if method == "POST" else None
         refused = await own_gateway.client.request(method, path, json=body, headers=bearer(tokens))
         assert problem_of(refused).code == "step_up_required"
+
+
+async def test_a_slow_reader_holds_no_connection_and_has_one_export(own_gateway: Gateway) -> None:
+    _, tokens = await person(own_gateway)
+    _, others = await person(own_gateway, f"{OTHER}@example.com")
+    started, released = asyncio.Event(), asyncio.Event()
+    head = [(name.lower().encode(), value.encode()) for name, value in bearer(tokens).items()]
+    scope = {"type": "http", "method": "GET", "path": "/v1/me/export", "raw_path": b"/v1/me/export", "headers": head}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "client": ("127.0.0.1", 1), "root_path": ""}
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body" and not started.is_set():
+            started.set()
+            await released.wait()
+
+    slow = asyncio.create_task(own_gateway.app(scope, receive, send))
+    await started.wait()
+    assert own_gateway.state.sessions.kw["bind"].pool.checkedout() == 0
+    second = problem_of(await own_gateway.client.get("/v1/me/export", headers=bearer(tokens)))
+    assert (second.status, second.code) == (429, "export_under_way")
+    assert (await own_gateway.client.get("/v1/me/export", headers=bearer(others))).status_code == 200
+    released.set()
+    await slow
+    assert (await own_gateway.client.get("/v1/me/export", headers=bearer(tokens))).status_code == 200
+
+
+async def test_two_exports_are_read_at_once_and_none_without_end(own_gateway: Gateway, owner: AsyncEngine) -> None:
+    own_gateway.app.state.api = replace(own_gateway.state, exports=Exports(gather_s_max=1))
+    tokens = [(await person(own_gateway, f"p{number}@example.com"))[1] for number in range(3)]
+    async with owner.begin() as connection:
+        await connection.execute(text("LOCK TABLE idempotency_keys IN ACCESS EXCLUSIVE MODE"))
+        asked = (own_gateway.client.get("/v1/me/export", headers=bearer(each)) for each in tokens)
+        refused = [problem_of(reply) for reply in await asyncio.gather(*asked)]
+    assert sorted((p.status, p.code) for p in refused) == [(429, "exports_busy"), *[(503, "export_too_long")] * 2]
+    for each in tokens:
+        assert (await own_gateway.client.get("/v1/me/export", headers=bearer(each))).status_code == 200
 
 
 # ---- erasure

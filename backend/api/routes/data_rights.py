@@ -1,6 +1,9 @@
 """My data: all of it as a download, and erasing my account."""
 
-from fastapi import APIRouter
+from collections.abc import AsyncIterator
+from typing import IO, Annotated
+
+from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 
 from backend.api.deps import FreshHolder, State
@@ -14,14 +17,23 @@ from backend.services.login_service import Secret
 router = APIRouter(prefix="/v1/me", tags=["my data"])
 
 
-@router.get("/export", response_model=ExportReply, **documented("export_my_data", 401, 403, 503))
-async def export_my_data(caller: FreshHolder, state: State) -> StreamingResponse:
-    """Everything that is kept about me, as one JSON file. No hashes and no sealed secrets are in it."""
+async def _place(caller: FreshHolder, state: State) -> AsyncIterator[IO[bytes]]:
+    """The file of the caller's export: it lasts until the answer has been sent."""
+    with state.exports.held(caller.user.id) as file:
+        yield file
+
+
+@router.get("/export", response_model=ExportReply, **documented("export_my_data", 401, 403, 429, 503))
+async def export_my_data(
+    caller: FreshHolder, state: State, file: Annotated[IO[bytes], Depends(_place)]
+) -> StreamingResponse:
+    """Everything that is kept about me, as one JSON file. No hashes and no sealed secrets are in it. One at a time."""
     async with state.sessions.begin() as session:
         await audit_service.record(session, caller.actor, "data.export", subject_id=caller.user.id)
     now = state.security.now()
+    await state.exports.gather(file, state.sessions, caller.user.id, now)
     return StreamingResponse(
-        export_service.export(state.sessions, caller.user.id, now),
+        export_service.sent(file),
         media_type="application/json",
         headers={
             "Content-Disposition": f'attachment; filename="sauda-{caller.user.id}-{now:%Y%m%d}.json"',
