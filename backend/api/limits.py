@@ -25,7 +25,8 @@ REDIS_REST_S = 5.0
 
 
 class RouteClass(StrEnum):
-    """What is counted together. SAFETY is what stops or takes back: halting and cancelling."""
+    """What is counted together. SAFETY is what stops or takes back: halting and cancelling; it is counted by user and
+    key, never by address."""
 
     PUBLIC = "public"
     LOGIN = "login"

@@ -127,8 +127,19 @@ async def test_health_is_never_refused_and_halting_has_a_count_of_its_own(behind
             assert (await client.post("/v1/kill-switch", headers=user.headers)).status_code == 200
 
 
+async def test_whoever_floods_from_the_same_address_bars_no_halt(behind, gateway: Gateway) -> None:
+    user, other = await gateway.someone(), await gateway.someone()
+    async with behind({RouteClass.SAFETY: 1}) as client:
+        for _ in range(3):
+            assert (await client.post("/v1/kill-switch")).status_code == 401
+        for someone in (user, other):
+            reply = await client.post("/v1/kill-switch", headers=someone.headers)
+            assert (reply.status_code, reply.headers["ratelimit"]) == (200, '"safety-per-user";r=0;t=60')
+        assert (await client.post("/v1/kill-switch", headers=user.headers)).status_code == 429
+
+
 async def test_every_route_but_health_is_counted(gateway: Gateway, behind) -> None:
-    """Also those that answer from memory before any routing, and paths that do not exist."""
+    """Also those that answer from memory before any routing, and paths that do not exist; a halt by its user alone."""
     async with behind({}) as client:
         paths = client._transport.app.openapi()["paths"]
         for path, operations in [*paths.items(), ("/nowhere", {"get": {}}), ("/docs", {"get": {}})]:
@@ -136,7 +147,8 @@ async def test_every_route_but_health_is_counted(gateway: Gateway, behind) -> No
                 continue  # they go on
             for method in operations:
                 reply = await client.request(method, path.replace("{", "").replace("}", ""))
-                assert ("ratelimit" in reply.headers) is not path.endswith("/health"), (method, path)
+                uncounted = path.endswith("/health") or class_of(method.upper(), path) is RouteClass.SAFETY
+                assert ("ratelimit" in reply.headers) is not uncounted, (method, path)
 
 
 @pytest.mark.parametrize(
