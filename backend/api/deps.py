@@ -25,7 +25,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.api.limits import class_of
+from backend.api.limits import RouteClass, class_of
 from backend.api.perimeter import refused
 from backend.api.state import ApiState
 from backend.db import act_as_operator, act_for
@@ -128,11 +128,18 @@ async def _by_key(request: Request, state: ApiState, text: str) -> Caller:
         NotAuthenticatedError, NotAllowedError: as api_key_service.authenticate.
     """
     ip = client_ip(request)
-    user, key = await api_key_service.authenticate(state.sessions, text, ip, state.security.now())
+    user, key = await api_key_service.authenticate(
+        state.sessions, text, ip, state.security.now(), whatever_the_plan=_is_safety(request)
+    )
     act_for(user.id)
     await _count(request, state, ("user", user.id), ("key", key.id))
     scopes = frozenset(KeyScope(scope) for scope in key.scopes)
     return Caller(user, ip, key_id=key.id, scopes=scopes, paper_only=key.paper_only)
+
+
+def _is_safety(request: Request) -> bool:
+    """Whether the request stops trading or takes an order back."""
+    return class_of(request.method, request.url.path) is RouteClass.SAFETY
 
 
 async def _count(request: Request, state: ApiState, *callers: tuple[str, int]) -> None:
@@ -173,10 +180,10 @@ async def current_user(caller: AnyCaller) -> User:
     return _with_scope(caller, KeyScope.READ)
 
 
-async def trading_user(caller: AnyCaller, state: State) -> User:
-    """Access: any user, to change what trades."""
+async def trading_user(request: Request, caller: AnyCaller, state: State) -> User:
+    """Access: any user, to change what trades; a key for paper trading may stop it in live too."""
     user = _with_scope(caller, KeyScope.TRADE)
-    if caller.paper_only and state.environment == "live":
+    if caller.paper_only and state.environment == "live" and not _is_safety(request):
         raise NotAllowedError("This API key is for paper trading only.", code="paper_only")
     return user
 

@@ -134,8 +134,12 @@ async def revoke_key(session: AsyncSession, actor: Actor, user_id: int, key_id: 
     await record(session, actor, "api_key.revoke", subject_id=user_id, target=f"key:{key_id}")
 
 
-async def authenticate(sessions: Sessions, text: str, ip: str, now: datetime) -> tuple[User, ApiKey]:
+async def authenticate(
+    sessions: Sessions, text: str, ip: str, now: datetime, *, whatever_the_plan: bool = False
+) -> tuple[User, ApiKey]:
     """Whose key this is, and the key; that it was used is noted once a minute at most.
+
+    `whatever_the_plan` is for what stops trading, which no plan's end may keep from anybody.
 
     Raises:
         NotAuthenticatedError: there is no such key, it was revoked or has expired, or its user is switched off.
@@ -149,7 +153,8 @@ async def authenticate(sessions: Sessions, text: str, ip: str, now: datetime) ->
                 raise NotAuthenticatedError("There is no such API key.", code="key_invalid")
             user, key = row
             _require_usable(user, key, ip, now)
-            await require_feature(session, user.id, Feature.API_KEYS)
+            if not whatever_the_plan:
+                await require_feature(session, user.id, Feature.API_KEYS)
         if key.last_used_at is None or now - key.last_used_at >= timedelta(seconds=USE_NOTED_EVERY_S):
             async with sessions.begin() as session:
                 await _note_use(session, key.id, ip, now)

@@ -131,7 +131,26 @@ async def test_a_key_does_what_its_scopes_say(gateway: Gateway, kept: None) -> N
     assert problem_of(await get(gateway, trade)).code == "scope_missing"
     assert (await disable(trade)).status_code == 200
     gateway.app.state.api = replace(gateway.state, environment=Environment.LIVE)
-    assert problem_of(await disable(trade)).code == "paper_only"
+    reply = await gateway.client.post("/v1/live/withdraw", headers=trade["headers"])
+    assert problem_of(reply).code == "paper_only"
+
+
+async def test_a_key_stops_trading_whatever_the_plan_and_for_paper_in_live_too(gateway: Gateway, kept: None) -> None:
+    user = await gateway.someone("pro", account=True)
+    read = await key_for(gateway, user)
+    trade = await key_for(gateway, user, scopes=["trade"], paper_only=True)
+    async with gateway.sessions.begin() as session:
+        mine = Subscription.user_id == user.id
+        await session.execute(update(Subscription).where(mine).values(status=SubscriptionStatus.CANCELLED))
+    for environment in (Environment.SIMULATED, Environment.LIVE):
+        gateway.app.state.api = replace(gateway.state, environment=environment)
+        for path in ("/v1/kill-switch", "/v1/auto-trading/disable"):
+            stopped = await gateway.client.post(path, headers=trade["headers"])
+            assert stopped.status_code == 200, stopped.text
+            assert problem_of(await gateway.client.post(path, headers=read["headers"])).code == "scope_missing"
+        cancelled = await gateway.client.delete("/v1/orders/1000000", headers=trade["headers"])
+        assert cancelled.status_code == 404
+    assert problem_of(await gateway.client.get("/v1/orders", headers=trade["headers"])).code == "plan_required"
 
 
 async def test_the_scope_admin_is_for_administrators_as_long_as_they_are(gateway: Gateway) -> None:
