@@ -26,9 +26,14 @@ KNOWN_PLACE_DAYS = 90
 
 @dataclass(frozen=True, slots=True)
 class _Somebody:
-    """Who a login may be: without `user_id` nobody. `name` is what attempts are counted under."""
+    """Who a login may be: without `user_id` nobody.
+
+    `name` is what attempts are counted under, `code_name` what those at the second factor are: a right password takes
+    nothing back of them.
+    """
 
     name: bytes
+    code_name: bytes
     user_id: int | None = None
     password_hash: str | None = None
     second_factor: bool = False
@@ -99,7 +104,7 @@ async def log_in(
             await _second_factor(sessions, vault, somebody, code, device, now)
         async with sessions.begin() as session:
             await _require_unchanged(session, somebody)
-            await login_delay.forgive(session, somebody.name)
+            await _forgive(session, somebody, code=somebody.second_factor)
             tokens = await begin_session(
                 session, security, rules, somebody.user_id, device, second_factor=somebody.second_factor
             )
@@ -128,14 +133,28 @@ async def _find(session: AsyncSession, security: Security, email: str, device: D
         )
     ).one_or_none()
     if row is None:
-        return _Somebody(delay_name(security, email))
+        return _Somebody(delay_name(security, email), code_delay_name(security, email))
     user_id, password_hash, second_factor, at_home = row
-    return _Somebody(delay_name(security, email, device.ip if at_home else ""), user_id, password_hash, second_factor)
+    place = device.ip if at_home else ""
+    names = delay_name(security, email, place), code_delay_name(security, email, place)
+    return _Somebody(*names, user_id, password_hash, second_factor)
 
 
 def delay_name(security: Security, email: str, place: str = "") -> bytes:
     """The name under which attempts for an address are counted; a place where its user has been has its own."""
     return security.keyed_hash("login", f"{email.lower()}\0{place}")
+
+
+def code_delay_name(security: Security, email: str, place: str = "") -> bytes:
+    """As `delay_name`, for codes of a second factor."""
+    return security.keyed_hash("second_factor", f"{email.lower()}\0{place}")
+
+
+async def _forgive(session: AsyncSession, somebody: _Somebody, *, code: bool) -> None:
+    """Take back what was counted: a right code takes the codes back too, and nothing else does."""
+    await login_delay.forgive(session, somebody.name)
+    if code:
+        await login_delay.forgive(session, somebody.code_name)
 
 
 async def _failed(sessions: Sessions, somebody: _Somebody, device: Device, why: str) -> None:
@@ -157,6 +176,8 @@ async def _second_factor(
             "Send the code of your second factor, or a recovery code, as `code` besides e-mail address and password.",
             code="second_factor_required",
         )
+    async with sessions.begin() as session:
+        await login_delay.count_attempt(session, somebody.code_name, now)
     async with sessions.begin() as session:
         fits = await second_factor_service.verify(session, vault, somebody.user_id or 0, code, now)
     if not fits:
@@ -191,7 +212,8 @@ async def prove(
     with acting_as(IDENTITY_ROLE):
         async with sessions.begin() as session:
             somebody = await _find(session, security, user.email, device, now)
-            await login_delay.count_attempt(session, somebody.name, now)
+            counted = somebody.name if secret.code is None else somebody.code_name
+            await login_delay.count_attempt(session, counted, now)
         if secret.code is None:
             fits = await security.verify_password(somebody.password_hash, secret.password or "")
         else:
@@ -202,7 +224,7 @@ async def prove(
             await _failed(sessions, somebody, device, f"the {what} was wrong")
             raise NotAuthenticatedError(f"The {what} is wrong.", code="credentials_invalid")
         async with sessions.begin() as session:
-            await login_delay.forgive(session, somebody.name)
+            await login_delay.forgive(session, counted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from backend.services.second_factor_service import recovery_hash
 from backend.services.second_factor_setup import RECOVERY_CODES, new_recovery_code
 from backend.vault import Vault
 from tests.api.conftest import Gateway, later
-from tests.api.people import Mailbox, bearer, log_in, newcomer
+from tests.api.people import PASSWORD, Mailbox, bearer, log_in, newcomer
 from tests.api.test_problems import problem_of
 
 PATH = "/v1/auth/second-factor"
@@ -120,6 +120,25 @@ async def test_of_many_who_confirm_at_once_one_gets_recovery_codes(vaulted: Gate
     replies = await asyncio.gather(*(asha.ask("POST", "/confirm", body) for _ in range(5)))
     assert sorted(reply.status_code for reply in replies) == [200, 409, 409, 409, 409]
     assert problem_of(await asha.begin()).code == "second_factor_on"
+
+
+async def test_guessing_codes_is_slowed_down_whatever_password_is_given(vaulted: Gateway) -> None:
+    asha = await person(vaulted)
+    asha.next_code()
+
+    async def proved(**secret: str) -> httpx.Response:
+        return await vaulted.client.post("/v1/auth/step-up", json=secret, headers=bearer(asha.tokens))
+
+    for number in range(6):  # with a right password after each
+        assert problem_of(await proved(code=f"{number:06}")).code == "credentials_invalid"
+        assert (await proved(password=PASSWORD)).status_code == 200
+    assert problem_of(await proved(code=asha.code())).code == "login_delayed"
+    assert problem_of(await log_in(vaulted, asha.email, code=asha.code())).code == "login_delayed"
+    vaulted.clock.now = later(vaulted.clock(), 1)
+    assert (await proved(code=asha.code())).status_code == 200  # and takes the count back
+    for number in range(5):
+        assert problem_of(await proved(code=f"{number:06}")).code == "credentials_invalid"
+    assert (await proved(code=asha.next_code())).status_code == 200
 
 
 async def test_a_recovery_code_logs_in_once(vaulted: Gateway) -> None:
