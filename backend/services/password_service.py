@@ -1,11 +1,11 @@
 """Changing a password, and getting a new one by mail."""
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.db import IDENTITY_ROLE, Sessions, acting_as
 from backend.errors import ConflictError, InvalidRequestError
-from backend.models import ApiKey, Credential, EmailPurpose, User
+from backend.models import ApiKey, Credential, EmailPurpose, RecoveryCode, User
 from backend.security import Security
 from backend.services import audit_service, login_delay, mail_service
 from backend.services.audit_service import Actor
@@ -66,6 +66,11 @@ async def _changed(session: AsyncSession, security: Security, user: User, actor:
     return ended
 
 
+async def _forget_second_factor(session: AsyncSession, credential: Credential) -> None:
+    credential.totp_secret = credential.totp_confirmed_at = None
+    await session.execute(delete(RecoveryCode).where(RecoveryCode.user_id == credential.user_id))
+
+
 async def ask_reset(sessions: Sessions, email: str) -> None:
     """Have a link mailed that sets a new password. Whether there is such a user is found out after the answer."""
     with acting_as(IDENTITY_ROLE):
@@ -76,7 +81,8 @@ async def ask_reset(sessions: Sessions, email: str) -> None:
 async def reset(sessions: Sessions, security: Security, token: str, new: str, ip: str) -> None:
     """Set a new password by the token of a mail; all sessions end, and the address counts as verified.
 
-    A second factor stays. Keys made while the address was unproven end too: another may have made them.
+    A second factor stays, but one set up while the address was unproven: another may have set it up. Keys made then
+    end, too.
 
     Raises:
         InvalidRequestError: the token is no good (any more), or the password is weak: the token is not used up then.
@@ -97,6 +103,8 @@ async def reset(sessions: Sessions, security: Security, token: str, new: str, ip
             if row is None:
                 raise InvalidRequestError("This link has expired: ask for another mail.", code="link_invalid")
             user, credential = row
+            if user.email_verified_at is None:
+                await _forget_second_factor(session, credential)
             require_strong(new, user.email, second_factor=credential.totp_confirmed_at is not None)
             credential.password_hash, credential.password_changed_at = password_hash, now
             if user.email_verified_at is None:

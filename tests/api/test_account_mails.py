@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from backend.errors import NotAllowedError
-from backend.models import ApiKey, AuditEntry, Credential, EmailToken, OutboxMessage, User
+from backend.models import ApiKey, AuditEntry, Credential, EmailToken, OutboxMessage, RecoveryCode, User
 from backend.security import digest
 from backend.services.email_service import require_verified
 from tests.api.conftest import Gateway
@@ -111,12 +111,33 @@ async def test_a_forgotten_password_is_replaced_and_all_logins_end(own_gateway: 
     assert "Your password has changed" in (await mailbox.to(email))[-1]
 
 
+async def enrol(gateway: Gateway) -> None:
+    """A second factor for the one user there is."""
+    async with gateway.sessions.begin() as session:
+        confirmed = {"totp_secret": b"sealed", "totp_confirmed_at": gateway.clock.now}
+        user_id = await session.scalar(update(Credential).values(confirmed).returning(Credential.user_id))
+        session.add(RecoveryCode(user_id=user_id, code_hash=b"r"))
+
+
+async def test_who_took_somebody_elses_address_does_not_keep_its_holder_out(own_gateway: Gateway) -> None:
+    email = "squatted@example.com"
+    await newcomer(own_gateway, email)
+    await enrol(own_gateway)
+    await post(own_gateway, "password-reset", email=email)
+    token = await Mailbox(own_gateway).token_to(email)
+    reset = await post(own_gateway, "password-reset/confirm", token=token, password=OTHER_PASSWORD)
+    assert reset.status_code == 200
+    assert (await log_in(own_gateway, email, OTHER_PASSWORD)).status_code == 200
+    async with own_gateway.sessions() as session:
+        assert (await session.scalars(select(RecoveryCode))).all() == []
+
+
 async def test_a_reset_leaves_the_second_factor_standing(own_gateway: Gateway) -> None:
     email = "both@example.com"
     await newcomer(own_gateway, email)
-    async with own_gateway.sessions.begin() as session:
-        confirmed = {"totp_secret": b"sealed", "totp_confirmed_at": own_gateway.clock.now}
-        await session.execute(update(Credential).values(confirmed))
+    verified = await post(own_gateway, "email/verify", token=await Mailbox(own_gateway).token_to(email))
+    assert verified.status_code == 200
+    await enrol(own_gateway)
     await post(own_gateway, "password-reset", email=email)
     token = await Mailbox(own_gateway).token_to(email)
     short = await post(own_gateway, "password-reset/confirm", token=token, password="gr8 Rivr")
