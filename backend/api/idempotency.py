@@ -5,18 +5,19 @@ from typing import Annotated, Any, cast
 
 import structlog
 from fastapi import Depends, Header, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.params import Depends as Dependency
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backend.api.deps import api_state, authenticated
+from backend.api.deps import ACCESSES, AnyCaller, api_state
 from backend.api.problems import problem_response, request_id_of
 from backend.api.state import ApiState
+from backend.db import act_for
 from backend.services.idempotency_service import Answer, Claim, InFlightError, KeyedRequest, claim, finish, release
 
 log = structlog.get_logger()
@@ -31,12 +32,12 @@ REFUSED_AT_THE_DOOR = frozenset({401, 403, 429})
 _Key = Annotated[str, StringConstraints(min_length=1, max_length=KEY_LENGTH_MAX, pattern=r"^[\x20-\x7e]+$")]
 _DESCRIPTION = (
     f"1 to {KEY_LENGTH_MAX} printable ASCII characters of your choice, new for each new request. Repeated within "
-    "24 hours with the same body, the first answer comes again and nothing is done twice."
+    "24 hours with the same path and body, the first answer comes again and nothing is done twice."
 )
 RequiredKey = Annotated[_Key, Header(alias=HEADER, description=_DESCRIPTION)]
 OptionalKey = Annotated[_Key | None, Header(alias=HEADER, description=_DESCRIPTION)]
 
-_bearer = HTTPBearer(auto_error=False)
+_CALLER_ID = "idempotency_caller_id"
 
 
 def optional_key(key: OptionalKey = None) -> str | None:
@@ -44,11 +45,17 @@ def optional_key(key: OptionalKey = None) -> str | None:
     return key
 
 
+async def _let_in(request: Request, caller: AnyCaller) -> Response:
+    request.scope[_CALLER_ID] = caller.user.id
+    return Response(status_code=204)
+
+
 class IdempotentRoute(APIRoute):
     """The `route_class` of a router whose POSTs create orders or move money: none of them can be without.
 
     It stands around the whole route, outside its transactions: what it keeps has been committed. 5xx and a request
-    that died release the key; every other answer that came of the work is kept.
+    that died release the key; every other answer that came of the work is kept. Who may not use the route at all, or
+    not any more, is refused before the key is looked at.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class IdempotentRoute(APIRoute):
         super().__init__(
             path, endpoint, methods=list(methods or ()), dependencies=[*(dependencies or ()), *keyed], **options
         )
+        self._door = APIRoute(path, _let_in, methods=["POST"], dependencies=_accesses(self.dependant))
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = Headers(scope=scope).get(HEADER)
@@ -72,10 +80,17 @@ class IdempotentRoute(APIRoute):
             return
         request = Request(scope, receive)
         state = api_state(request)
-        user = (await authenticated(request, state, await _bearer(request))).user
+        at_the_door = await _messages_of(self._door.app, scope, receive)
+        user_id = scope.get(_CALLER_ID)
+        if user_id is None:
+            for message in at_the_door:
+                await send(message)
+            return
+        act_for(user_id)
         body = await request.body()
+        asked = b"%s\0%s" % (scope["path"].encode(), body)
         try:
-            claimed = await claim(state.sessions, KeyedRequest(user.id, "POST", self.path_format, key), body)
+            claimed = await claim(state.sessions, KeyedRequest(user_id, "POST", self.path_format, key), asked)
         except InFlightError as error:
             await _in_flight(request, error)(scope, receive, send)
             return
@@ -85,13 +100,8 @@ class IdempotentRoute(APIRoute):
             await _replayed(claimed)(scope, receive, send)
 
     async def _work(self, state: ApiState, claimed: Claim, scope: Scope, receive: Receive, send: Send) -> None:
-        messages: list[Message] = []
-
-        async def keep(message: Message) -> None:
-            messages.append(message)
-
         try:
-            await super().handle(scope, receive, keep)
+            messages = await _messages_of(super().handle, scope, receive)
         except BaseException:
             await release(state.sessions, claimed)
             raise
@@ -102,6 +112,23 @@ class IdempotentRoute(APIRoute):
             await _finish(state, claimed, answer)
         for message in messages:
             await send(message)
+
+
+def _accesses(dependant: Dependant) -> list[Dependency]:
+    """The accesses among a route's dependencies, to be asked for without the route."""
+    calls = [each.call for each in dependant.dependencies if each.call in ACCESSES]
+    return [Depends(call) for call in calls]
+
+
+async def _messages_of(app: ASGIApp, scope: Scope, receive: Receive) -> list[Message]:
+    """What an application sends."""
+    messages: list[Message] = []
+
+    async def keep(message: Message) -> None:
+        messages.append(message)
+
+    await app(scope, receive, keep)
+    return messages
 
 
 def _well_formed(key: str) -> bool:

@@ -69,14 +69,14 @@ _CLAIM = text("""
 """)
 
 
-async def claim(sessions: Sessions, request: KeyedRequest, body: bytes) -> Claim | Answer:
-    """The right to do the work of a request, or the answer it got the first time.
+async def claim(sessions: Sessions, request: KeyedRequest, asked: bytes) -> Claim | Answer:
+    """The right to do the work of a request, or the answer it got the first time; `asked` is its path and body.
 
     Raises:
         InFlightError: the first one is still being worked on.
-        InvalidRequestError: the key stands for another body.
+        InvalidRequestError: the key stands for another path or body.
     """
-    body_hash = hashlib.blake2b(body, digest_size=32).digest()
+    body_hash = hashlib.blake2b(asked, digest_size=32).digest()
     limits = {"body_hash": body_hash, "kept_h": KEPT_H, "takeover_s": TAKEOVER_S}
     while True:
         async with sessions.begin() as session:
@@ -92,7 +92,7 @@ async def claim(sessions: Sessions, request: KeyedRequest, body: bytes) -> Claim
 def _standing(row: IdempotencyKey, body_hash: bytes) -> Answer:
     if row.body_hash != body_hash:
         raise InvalidRequestError(
-            "This Idempotency-Key stands for a request with another body: take a new key for a new request.",
+            "This Idempotency-Key stands for a request with another path or body: take a new key for a new request.",
             code="idempotency_key_reused",
         )
     if row.finished_at is None or row.status is None:

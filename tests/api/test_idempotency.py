@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from fastapi.routing import APIRoute
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from backend.api.app import ROUTERS, access_of
 from backend.api.idempotency import KEY_LENGTH_MAX, IdempotentRoute
 from backend.db import create_engine
-from backend.models import BrokerAccount, IdempotencyKey, Subscription
+from backend.models import BrokerAccount, IdempotencyKey, Subscription, SubscriptionStatus
 from backend.services import account_service, idempotency_service
 from backend.services.idempotency_service import expired_keys
 from tests.api.conftest import Gateway, Someone
@@ -172,6 +172,34 @@ async def test_a_key_belongs_to_its_user_and_its_route(gateway: Gateway) -> None
         assert await accounts(gateway, someone) == 1
     reply = await post(gateway, user, "k", {"plan": "basic"}, "/v1/subscription")
     assert (reply.status_code, "idempotent-replayed" in reply.headers) == (201, False)
+
+
+async def test_a_key_of_one_path_is_refused_on_another(gateway: Gateway) -> None:
+    admin = await gateway.someone(admin=True)
+    users = [await gateway.someone() for _ in range(2)]
+    asked = [(await post(gateway, user, None, {"plan": "pro"}, "/v1/subscription")).json() for user in users]
+    paths = [f"/v1/admin/subscriptions/{each['subscription']['id']}/activate" for each in asked]
+    assert (await post(gateway, admin, "k", None, paths[0])).status_code == 200
+    problem = problem_of(await post(gateway, admin, "k", None, paths[1]))
+    assert (problem.status, problem.code) == (422, "idempotency_key_reused")
+    assert (await post(gateway, admin, "other", None, paths[1])).json()["id"] == asked[1]["subscription"]["id"]
+
+
+async def test_an_answer_comes_again_only_to_who_may_still_ask(gateway: Gateway) -> None:
+    user = await gateway.someone("pro")
+    assert (await post(gateway, user, "k", {"plan": "basic"}, "/v1/subscription")).status_code == 201
+    assert (await post(gateway, user, "k-1")).status_code == 201
+    async with gateway.sessions.begin() as session:
+        mine = Subscription.user_id == user.id
+        await session.execute(update(Subscription).where(mine).values(status=SubscriptionStatus.CANCELLED))
+    reply = await post(gateway, user, "k-1")
+    assert (problem_of(reply).code, "idempotent-replayed" in reply.headers) == ("plan_required", False)
+    assert "idempotent-replayed" in (await post(gateway, user, "k", {"plan": "basic"}, "/v1/subscription")).headers
+
+
+def test_each_asks_for_its_access_before_it_looks_at_the_key() -> None:
+    keyed = [route for route in POSTS if isinstance(route, IdempotentRoute)]
+    assert [access_of(route._door) for route in keyed] == [access_of(route) for route in keyed]
 
 
 @pytest.mark.parametrize("key", ["a", "~" * KEY_LENGTH_MAX, "with a space", '"quoted"'])
