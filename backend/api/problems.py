@@ -147,8 +147,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
 def _methods_at(request: Request) -> list[str]:
     """What is possible at the request's path: the router itself names the methods of the first route it finds."""
     found = (each.route for each in iter_route_contexts(request.app.routes))
-    matching = (route for route in found if route.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
+    matching = [route for route in found if route.matches(request.scope)[0] is not Match.NONE]
+    literal = [route for route in matching if getattr(route, "path", "") == request.url.path]
+    return sorted({method for route in literal or matching for method in getattr(route, "methods", None) or ()})
 
 
 class RequestContext:
