@@ -162,12 +162,12 @@ def make_trading(http: httpx.AsyncClient, url: str, sessions: Sessions, market: 
 
 
 @asynccontextmanager
-async def gateway_over(database_url: str) -> AsyncIterator[Gateway]:
+async def gateway_over(database_url: str, pool_size: int = 3) -> AsyncIterator[Gateway]:
     """A gateway on a database, with a market of the five default shares behind it."""
     market = Market(now=MONDAY_10, stocks={s: Stock(Decimal(1000 + 500 * i)) for i, s in enumerate(SYMBOLS_DEFAULT)})
     clock = RealClock()
     desk_engine = create_engine(database_url, pool_size=3)
-    engine = create_engine(database_url, role=APPLICATION_ROLE, pool_size=3)
+    engine = create_engine(database_url, role=APPLICATION_ROLE, pool_size=pool_size)
     operator = create_engine(database_url, role=OPERATOR_ROLE, pool_size=1)
     sessions = create_tenant_sessions(engine)
     with serving(create_app(market)) as url:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sauda.embedded import EmbeddedPostgres
-from tests.bench import backtests, bars, cycle, predictions, quotes
+from tests.bench import backtests, bars, cycle, login_flood, predictions, quotes
 from tests.bench.result import Result
 
 OUTPUT = Path("bench.json")
@@ -24,6 +24,8 @@ def main() -> None:
         try:
             with console.status("A cycle of 10,000 users ..."):
                 results += cycle.run(postgres)
+            with console.status("A flood of logins ..."):
+                results += login_flood.run(postgres)
         finally:
             postgres.stop()
     with console.status("Bars ..."):
