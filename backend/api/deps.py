@@ -6,7 +6,7 @@ An access is a floor under the caller's role and the scope that an API key needs
     current_user    any user, to look                  read
     trading_user    any user, to change what trades    trade
     paid_portfolio  a plan with that feature           trade
-    paid_manual_trading, paid_auto_trading             trade
+    paid_auto_trading                                  trade
     account_holder  a login, never an API key          (logins only)
     fresh_holder    a login proved minutes ago         (logins only)
     support_user    support and administrators         admin
@@ -201,7 +201,6 @@ def paid(feature: Feature) -> Callable[..., Awaitable[User]]:
 
 
 paid_portfolio = paid(Feature.PORTFOLIO)
-paid_manual_trading = paid(Feature.MANUAL_TRADING)
 paid_auto_trading = paid(Feature.AUTO_TRADING)
 
 
@@ -261,7 +260,6 @@ Public = Depends(public)
 CurrentUser = Annotated[User, Depends(current_user)]
 TradingUser = Annotated[User, Depends(trading_user)]
 PortfolioUser = Annotated[User, Depends(paid_portfolio)]
-ManualTrader = Annotated[User, Depends(paid_manual_trading)]
 AutoTrader = Annotated[User, Depends(paid_auto_trading)]
 AccountHolder = Annotated[Caller, Depends(account_holder)]
 FreshHolder = Annotated[Caller, Depends(fresh_holder)]
@@ -273,7 +271,6 @@ ACCESSES = (
     current_user,
     trading_user,
     paid_portfolio,
-    paid_manual_trading,
     paid_auto_trading,
     account_holder,
     fresh_holder,

@@ -76,7 +76,6 @@ EXPECTED = MappingProxyType(
         "current_user": _but(nobody=OUT, **_NO_READ),
         "trading_user": _but(nobody=OUT, **_NO_TRADE),
         "paid_portfolio": _PAID,
-        "paid_manual_trading": _PAID,
         "paid_auto_trading": _PAID,
         "account_holder": _but(nobody=OUT, **_NO_LOGIN),
         "fresh_holder": _but(nobody=OUT, **_NO_LOGIN, **_NO_PROOF),

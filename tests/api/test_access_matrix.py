@@ -93,7 +93,6 @@ GUARDS: dict[Callable[..., Any], str] = {
     deps.current_user: "trade_key",
     deps.trading_user: "read_key",
     deps.paid_portfolio: "free",
-    deps.paid_manual_trading: "free",
     deps.paid_auto_trading: "free",
     deps.account_holder: "read_key",
     deps.fresh_holder: "stale",

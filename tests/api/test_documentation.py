@@ -71,6 +71,7 @@ ACCESS = {
         "cancel_order",
         "create_backtest",
         "disable_auto_trading",
+        "place_order",
         "pull_kill_switch",
         "reactivate_trading",
         "withdraw_live",
@@ -78,7 +79,6 @@ ACCESS = {
         "withdraw_backtest",
     },
     "paid_portfolio": {"open_broker_account"},
-    "paid_manual_trading": {"place_order"},
     "paid_auto_trading": {"enable_auto_trading"},
     "fresh_holder": {
         "confirm_live",

@@ -11,7 +11,7 @@ from backend.domain.market import Side
 from backend.domain.orders import OrderState
 from backend.domain.reasons import NEXT_STEP, Reason
 from backend.domain.trading_states import Cause, Scope, TradingState
-from backend.models import IdempotencyKey, Order, OrderOrigin, PaperOrder
+from backend.models import IdempotencyKey, Order, OrderOrigin, PaperOrder, Subscription, SubscriptionStatus
 from backend.services import cancel_service
 from backend.services.reconcile_service import reconcile
 from backend.services.trading_state_service import impose
@@ -169,6 +169,17 @@ async def test_an_order_by_hand_is_placed_and_filled_like_any_other(gateway: Gat
     sold = (await place(gateway, user, "sell", side="sell", quantity=4)).json()["order"]
     assert (sold["intent"], sold["state"]) == ("exit", "filled")
     assert Decimal("989.95") <= Decimal(sold["limit_price"]) < Decimal(1000)
+
+
+async def test_what_was_bought_by_hand_is_sold_whatever_the_plan(gateway: Gateway) -> None:
+    user = await gateway.someone("pro", account=True)
+    assert (await place(gateway, user, "buy")).json()["order"]["state"] == "filled"
+    async with gateway.sessions.begin() as session:
+        mine = Subscription.user_id == user.id
+        await session.execute(update(Subscription).where(mine).values(status=SubscriptionStatus.CANCELLED))
+    assert problem_of(await place(gateway, user, "more")).code == "plan_required"
+    reply = await place(gateway, user, "sell", side="sell")
+    assert (reply.status_code, reply.json()["order"]["state"]) == (201, "filled")
 
 
 async def test_a_limit_of_ones_own_rests_and_can_be_cancelled(gateway: Gateway) -> None:

@@ -4,13 +4,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from backend.api.deps import CurrentUser, ManualTrader, State, TradingUser
+from backend.api.deps import CurrentUser, State, TradingUser
 from backend.api.documentation import documented
 from backend.api.idempotency import IdempotentRoute, RequiredKey
 from backend.api.schemas.common import ID_MAX, next_cursor
 from backend.api.schemas.orders import OrderBody, OrderRecordReply, OrderReply, OrdersQuery, OrdersReply, OrderView
+from backend.domain.market import Side
+from backend.models import Feature
 from backend.services import order_query_service
 from backend.services.manual_order_service import place_manual
+from backend.services.plan_service import require_feature
 
 router = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=IdempotentRoute)
 
@@ -18,12 +21,16 @@ OrderId = Annotated[int, Path(ge=1, le=ID_MAX)]
 
 
 @router.post("", **documented("place_order", 401, 403, 404, 409, 503, status=201))
-async def place_order(body: OrderBody, key: RequiredKey, user: ManualTrader, state: State) -> OrderReply:
+async def place_order(body: OrderBody, key: RequiredKey, user: TradingUser, state: State) -> OrderReply:
     """Place one order by hand, checked and sent as the engine's own; the answer shows it as it stands then.
 
     What the gate refuses before anything is recorded is a 422 with the reason as its code; a refusal after that, or by
-    the broker, is an order that is `denied` or `rejected`. One key never places two orders.
+    the broker, is an order that is `denied` or `rejected`. One key never places two orders. Buying needs a plan with
+    orders by hand; what was bought is sold whatever the plan.
     """
+    if body.side is Side.BUY:
+        async with state.sessions() as session:
+            await require_feature(session, user.id, Feature.MANUAL_TRADING)
     order = await place_manual(state.desk, user.id, key, body.order())
     return OrderReply(environment=state.environment, order=OrderView.of(order))
 
