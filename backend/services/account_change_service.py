@@ -41,7 +41,7 @@ async def change_account(
     """
     await lock_user(session, user_id)
     account = await locked_account(session, user_id, account_id)
-    before = _stored(account)
+    before, label_before = _stored(account), account.label
     if label is not None:
         account.label = label
     if enabled is True:
@@ -56,6 +56,8 @@ async def change_account(
             raise ConflictError(f"The account {account_id} is switched off: enable it first.", code="account_not_ready")
         account = await ready_account(session, user_id, account_id)
     after = _stored(account)
+    if account.label != label_before:
+        after["label_changed"] = True
     if after != before:
         target = f"broker_account:{account_id}"
         await record(
@@ -135,4 +137,5 @@ async def _require_nothing_open(session: AsyncSession, account_id: int) -> None:
 
 
 def _stored(account: BrokerAccount) -> dict[str, Any]:
-    return {"label": account.label, "status": account.status.value, "is_primary": account.is_primary}
+    """What the audit log is told: not the label, the user's own words, for the log outlives an erasure."""
+    return {"status": account.status.value, "is_primary": account.is_primary}

@@ -65,7 +65,7 @@ async def open_account(
         await session.refresh(account)
         if paper:
             await deposit_play_money(session, account.id, deposit_rupees, now)
-        opened = {"broker": broker, "label": label, "status": account.status, "is_primary": account.is_primary}
+        opened = {"broker": broker, "status": account.status, "is_primary": account.is_primary}
         target = f"broker_account:{account.id}"
         await record(session, actor, "broker_account.open", subject_id=user_id, target=target, after=opened)
     return (await with_funds(trading, [account]))[0]

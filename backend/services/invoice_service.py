@@ -44,13 +44,16 @@ async def replace_details(
         raise InvalidRequestError(f"{problem[0].upper()}{problem[1:]}.", code="gstin_invalid")
     values = {"name": name, "address": address, "state_code": state_code, "gstin": gstin}
     found = await session.get(BillingDetails, user_id)
-    before = found and {key: getattr(found, key) for key in values}
+    changed = [key for key, value in values.items() if found is None or getattr(found, key) != value]
+    before = found and {"state_code": found.state_code}
     await session.execute(
         insert(BillingDetails)
         .values(user_id=user_id, **values)
         .on_conflict_do_update(index_elements=["user_id"], set_=values | {"updated_at": func.clock_timestamp()})
     )
-    await record(session, actor, "billing_details.change", subject_id=user_id, before=before, after=values)
+    # The audit log outlives an erasure: it names what changed, and not whom.
+    after = {"state_code": state_code, "changed": changed}
+    await record(session, actor, "billing_details.change", subject_id=user_id, before=before, after=after)
     return await session.get_one(BillingDetails, user_id, populate_existing=True)
 
 

@@ -207,6 +207,34 @@ async def test_nothing_personal_is_left_outside_the_holds(own_gateway: Gateway, 
     assert (await own_gateway.client.get("/v1/auth/me", headers=bearer(others))).status_code == 200
 
 
+async def test_the_audit_log_names_what_changed_and_keeps_no_words_of_the_users(
+    own_gateway: Gateway, owner: AsyncEngine
+) -> None:
+    user_id, tokens = await person(own_gateway)
+    async with own_gateway.sessions.begin() as session:
+        session.add(Subscription(user_id=user_id, plan_code="pro", status=SubscriptionStatus.ACTIVE))
+
+    async def done(method: str, path: str, **body: Any) -> dict[str, Any]:
+        reply = await own_gateway.client.request(method, f"/v1{path}", json=body or None, headers=bearer(tokens))
+        assert reply.status_code in {200, 201}, reply.text
+        return reply.json()
+
+    details = {"name": MARK, "address": f"12 {MARK} Road", "state_code": "27", "gstin": None}
+    await done("PUT", "/billing/details", **details)
+    await done("PUT", "/billing/details", **details | {"address": f"13 {MARK} Road", "state_code": "29"})
+    opened = (await done("POST", "/broker-accounts", broker="paper", label=f"{MARK} one"))["account"]
+    await done("PATCH", f"/broker-accounts/{opened['id']}", label=f"{MARK} two")
+    await done("DELETE", f"/broker-accounts/{opened['id']}")
+    assert (await erase(own_gateway, tokens)).status_code == 200
+    assert await holding(owner, MARK) == set()
+    async with own_gateway.sessions() as session:
+        entries = (await session.scalars(select(AuditEntry).where(AuditEntry.subject_id == user_id))).all()
+    billing = [(e.before, e.after) for e in entries if e.action == "billing_details.change"]
+    assert billing[1] == ({"state_code": "27"}, {"state_code": "29", "changed": ["address", "state_code"]})
+    changed = next(e.after for e in entries if e.action == "broker_account.change")
+    assert (changed or {})["label_changed"] is True
+
+
 async def test_the_login_ends_and_the_address_is_free_again(own_gateway: Gateway) -> None:
     user_id, tokens = await person(own_gateway)
     token = await Mailbox(own_gateway).token_to(EMAIL)
