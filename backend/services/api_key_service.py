@@ -13,8 +13,10 @@ from backend.db import IDENTITY_ROLE, Sessions, acting_as
 from backend.errors import ConflictError, InvalidRequestError, NotAllowedError, NotAuthenticatedError, NotFoundError
 from backend.models import ApiKey, Feature, Role, User
 from backend.security import digest, new_secret
+from backend.services import mail_service
 from backend.services.account_service import lock_user
 from backend.services.audit_service import Actor, record
+from backend.services.mail_texts import MailKind
 from backend.services.plan_service import require_feature
 
 PREFIX = "sauda_"
@@ -45,7 +47,7 @@ def is_key(token: str) -> bool:
 async def create_key(
     session: AsyncSession, actor: Actor, user: User, wish: KeyWish, now: datetime
 ) -> tuple[ApiKey, str]:
-    """A new key and its text, which is kept nowhere. Joins the transaction.
+    """A new key and its text, which is kept nowhere; a mail tells of it. Joins the transaction.
 
     Raises:
         NotAllowedError: the plan has no API keys, or the scope is for administrators.
@@ -76,6 +78,7 @@ async def create_key(
     )
     session.add(key)
     await session.flush()
+    await mail_service.post(session, MailKind.KEY_MADE, user.email, user_id=user.id, prefix=prefix)
     after = {"prefix": prefix, "scopes": key.scopes, "paper_only": key.paper_only, "networks": networks}
     await record(session, actor, "api_key.create", subject_id=user.id, target=f"key:{key.id}", after=after)
     return key, text

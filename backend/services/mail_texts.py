@@ -19,6 +19,7 @@ class MailKind(StrEnum):
     EMAIL_CHANGED = "mail.email_changed"
     PASSWORD_CHANGED = "mail.password_changed"  # noqa: S105
     SESSION_STOLEN = "mail.session_stolen"
+    KEY_MADE = "mail.key_made"
     NOTICE = "mail.notice"
 
 
@@ -68,12 +69,16 @@ _TEXTS = {
     ),
     MailKind.PASSWORD_CHANGED: (
         "Your password has changed",
-        "The password of {email} was changed, and all other logins were ended. " + _NOT_YOU,
+        "The password of {email} was changed, and all other {ended} were ended. " + _NOT_YOU,
     ),
     MailKind.SESSION_STOLEN: (
         "A login was ended",
         "The login from {device} was ended, because a key of it was used a second time: it may have been copied. "
         "Log in again. " + _NOT_YOU,
+    ),
+    MailKind.KEY_MADE: (
+        "A new API key",
+        "An API key, {prefix}..., was made for the Sauda account of {email}. " + _NOT_YOU + " That ends all keys.",
     ),
     MailKind.NOTICE: ("{subject}", "{text}"),
 }

@@ -1,5 +1,7 @@
 """Changing a password, and getting a new one by mail."""
 
+from datetime import datetime
+
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -52,16 +54,25 @@ async def change_password(
             if changed is None:
                 raise ConflictError("The password was changed at the same time: log in again.", code="password_raced")
             actor = Actor(f"user:{user.id}", user.id, device.ip)
-            return await _changed(session, security, user, actor, but=session_id)
+            return await _changed(session, security, user, actor, but=session_id, ended_too="logins")
 
 
-async def _changed(session: AsyncSession, security: Security, user: User, actor: Actor, *, but: int | None) -> int:
+async def _changed(
+    session: AsyncSession,
+    security: Security,
+    user: User,
+    actor: Actor,
+    *,
+    but: int | None,
+    ended_too: str,
+    keys_revoked: int = 0,
+) -> int:
     """What follows from a new password: other sessions and links end, a mail tells, the deed is recorded."""
     ended = await end_sessions(session, user.id, security.now(), reason="password_changed", but=but)
     await end_tokens(session, user.id, {EmailPurpose.RESET, EmailPurpose.CHANGE})
-    await mail_service.post(session, MailKind.PASSWORD_CHANGED, user.email, user_id=user.id)
+    await mail_service.post(session, MailKind.PASSWORD_CHANGED, user.email, user_id=user.id, ended=ended_too)
     reason = "changed by the user" if but is not None else "reset by a link in a mail"
-    after = {"sessions_ended": ended}
+    after = {"sessions_ended": ended, "keys_revoked": keys_revoked}
     await audit_service.record(session, actor, "password.change", subject_id=user.id, after=after, reason=reason)
     return ended
 
@@ -69,6 +80,13 @@ async def _changed(session: AsyncSession, security: Security, user: User, actor:
 async def _forget_second_factor(session: AsyncSession, credential: Credential) -> None:
     credential.totp_secret = credential.totp_confirmed_at = None
     await session.execute(delete(RecoveryCode).where(RecoveryCode.user_id == credential.user_id))
+
+
+async def _revoke_keys(session: AsyncSession, user_id: int, now: datetime) -> int:
+    """End the user's keys, which whoever had the account may have made; how many those were."""
+    held = ApiKey.user_id == user_id, ApiKey.revoked_at.is_(None)
+    revoked = await session.scalars(update(ApiKey).where(*held).values(revoked_at=now).returning(ApiKey.id))
+    return len(revoked.all())
 
 
 async def ask_reset(sessions: Sessions, email: str) -> None:
@@ -79,10 +97,9 @@ async def ask_reset(sessions: Sessions, email: str) -> None:
 
 
 async def reset(sessions: Sessions, security: Security, token: str, new: str, ip: str) -> None:
-    """Set a new password by the token of a mail; all sessions end, and the address counts as verified.
+    """Set a new password by the token of a mail; all sessions and API keys end, and the address counts as verified.
 
-    A second factor stays, but one set up while the address was unproven: another may have set it up. Keys made then
-    end, too.
+    A second factor stays, but one set up while the address was unproven: another may have set it up.
 
     Raises:
         InvalidRequestError: the token is no good (any more), or the password is weak: the token is not used up then.
@@ -109,8 +126,15 @@ async def reset(sessions: Sessions, security: Security, token: str, new: str, ip
             credential.password_hash, credential.password_changed_at = password_hash, now
             if user.email_verified_at is None:
                 user.email_verified_at = now
-                unproven = ApiKey.user_id == user.id, ApiKey.revoked_at.is_(None)
-                await session.execute(update(ApiKey).where(*unproven).values(revoked_at=now))
+            keys_revoked = await _revoke_keys(session, user.id, now)
             for place in ("", ip):
                 await login_delay.forgive(session, delay_name(security, user.email, place))
-            await _changed(session, security, user, Actor(f"user:{user.id}", user.id, ip), but=None)
+            await _changed(
+                session,
+                security,
+                user,
+                Actor(f"user:{user.id}", user.id, ip),
+                but=None,
+                ended_too="logins and all API keys",
+                keys_revoked=keys_revoked,
+            )

@@ -132,6 +132,27 @@ async def test_who_took_somebody_elses_address_does_not_keep_its_holder_out(own_
         assert (await session.scalars(select(RecoveryCode))).all() == []
 
 
+async def test_a_key_is_told_of_by_mail_and_a_reset_ends_all_keys(own_gateway: Gateway) -> None:
+    user = await own_gateway.someone("pro")
+    async with own_gateway.sessions.begin() as session:
+        session.add(Credential(user_id=user.id, password_hash="none", password_changed_at=own_gateway.clock()))
+        await session.execute(update(User).where(User.id == user.id).values(email_verified_at=own_gateway.clock()))
+    wish = {"name": "reports", "scopes": ["read"]}
+    made = (await own_gateway.client.post("/v1/api-keys", json=wish, headers=user.headers)).json()
+    mailbox = Mailbox(own_gateway)
+    told = (await mailbox.to(user.email))[-1]
+    assert made["api_key"]["prefix"] in told
+    assert made["key"] not in told
+    key = {"Authorization": f"Bearer {made['key']}"}
+    assert (await own_gateway.client.get("/v1/auth/me", headers=key)).status_code == 200
+    await post(own_gateway, "password-reset", email=user.email)
+    token = await mailbox.token_to(user.email)
+    reset = await post(own_gateway, "password-reset/confirm", token=token, password=OTHER_PASSWORD)
+    assert reset.status_code == 200
+    assert problem_of(await own_gateway.client.get("/v1/auth/me", headers=key)).code == "key_revoked"
+    assert "all other logins and all API keys were ended" in (await mailbox.to(user.email))[-1]
+
+
 async def test_a_reset_leaves_the_second_factor_standing(own_gateway: Gateway) -> None:
     email = "both@example.com"
     await newcomer(own_gateway, email)
