@@ -50,11 +50,13 @@ async def kill_switch(trading: Trading, halt: Halt, by: User | None, *, actor: A
 
     Orders the user made in the broker's own app are left alone, and so are exits where what stands permits them. Doing
     it twice asks the brokers again. `by` None is the operator's command line; `actor` is whom the audit log names:
-    an administrator, while a user's own switch is on record as the period itself.
+    an administrator, while a user's own switch is on record as the period itself. The record comes last, in a
+    transaction of its own: whatever holds up the audit log holds up no halt.
 
     Raises:
         InvalidRequestError, NotFoundError: there is no such scope to halt.
-        SQLAlchemyError, OSError: the database did not answer; the halt stands only if its commit came through.
+        SQLAlchemyError, OSError: the database did not answer; the halt stands only if its commit came through. It may
+            stand and not be on record: then do it again.
     """
     async with trading.sessions.begin() as session:
         await _require_target(trading, session, halt)
@@ -68,8 +70,16 @@ async def kill_switch(trading: Trading, halt: Halt, by: User | None, *, actor: A
             flatten=halt.flatten,
             by=by.id if by else None,
         )
+    try:
+        return await _cancelled(trading, halt, changed)
+    finally:
         if actor is not None:
-            await _record(session, actor, halt, changed)
+            async with trading.sessions.begin() as session:
+                await _record(session, actor, halt, changed)
+
+
+async def _cancelled(trading: Trading, halt: Halt, changed: bool) -> KillSwitchReport:
+    """Cancel what is open under a halt that stands."""
     async with trading.sessions() as session:
         effective = _of_scope(await standings(session), halt)
         exits = permits(effective, Intent.EXIT)

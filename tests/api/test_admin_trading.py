@@ -1,5 +1,6 @@
 """Trading under an administrator's hand: pausing, reconciling, the last cycle, and why nothing was traded."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,7 @@ from backend.models import (
     User,
 )
 from backend.services import cancel_service
+from backend.services.audit_service import SYSTEM, record
 from backend.services.auto_trading_service import run_cycle
 from tests.api.conftest import MONDAY_10, Gateway, Someone
 from tests.api.silent_market import without_market
@@ -125,6 +127,21 @@ async def test_safety_never_waits_for_a_step_up_and_every_deed_is_recorded(own_g
         ("calendar.correct", "2024-03-19", None, closed["reason"]),
         ("trading.reconcile", "", None, ""),
     ]
+
+
+async def test_a_halt_does_not_wait_for_the_audit_log(own_gateway: Gateway) -> None:
+    admin, user = await own_gateway.someone(admin=True), await own_gateway.someone("pro", account=True)
+    order = await rest(own_gateway.trading, user.id, own_gateway.market.now, 980, symbol="RELIANCE")
+    body = {"scope": "user", "key": str(user.id), "reason": "asks odd things"}
+    async with asyncio.timeout(20):
+        async with own_gateway.sessions.begin() as session:
+            await record(session, SYSTEM, "audit.wait")  # whoever writes next stands in line until this commits
+            halting = asyncio.create_task(post(own_gateway, admin, "kill-switch", body))
+            while await state_of(own_gateway.trading, order) is not OrderState.CANCELLED:
+                assert not halting.done()
+        reply = await halting
+    assert (reply.status_code, reply.json()["cancels"]["cancel_asked"]) == (200, 1)
+    assert await deeds(own_gateway, admin) == [("trading.halt", f"user:{user.id}", user.id, "asks odd things")]
 
 
 async def test_an_order_settled_by_an_administrator_is_on_record(own_gateway: Gateway) -> None:
