@@ -1,7 +1,7 @@
 """Mails: written to the outbox in the transaction they tell of, delivered afterwards, and tried again where they fail.
 
 A mail is claimed in a short transaction, sent outside any, and marked in another. A crash in between may send it
-twice; it never loses one. A link's token is made with each attempt and ends the one before.
+twice; it never loses one. A link's token is made with each attempt; how many stand side by side says email_tokens.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from backend.db import OPERATOR_ROLE, Sessions, acting_as
 from backend.models import OutboxMessage, User
-from backend.services.email_tokens import issue_token
+from backend.services.email_tokens import is_full, issue_token
 from backend.services.login_cleaning import clean
 from backend.services.mail_texts import LINKS, MailKind, write
 from backend.services.notifiers import NotDeliveredError, Notifier
@@ -164,6 +164,8 @@ async def _prepare(
     link = LINKS.get(kind)
     if link is None or message.user_id is None:
         return email, kind, None
+    if message.attempts == 1 and await is_full(session, message.user_id, link.purpose, now):
+        return None  # the user has links enough; one more would end the first
     life = timedelta(hours=link.hours)
     return email, kind, await issue_token(session, message.user_id, link.purpose, email, now, life)
 

@@ -132,6 +132,23 @@ async def test_who_took_somebody_elses_address_does_not_keep_its_holder_out(own_
         assert (await session.scalars(select(RecoveryCode))).all() == []
 
 
+async def test_nobody_keeps_a_reset_from_the_holder_by_asking_for_more(own_gateway: Gateway) -> None:
+    email = "asked@example.com"
+    await register(own_gateway, email)
+    mailbox = Mailbox(own_gateway)
+    tokens = []
+    for _ in range(7):
+        own_gateway.clock.now += 2 * MINUTE
+        await post(own_gateway, "password-reset", email=email)
+        tokens.append(await mailbox.token_to(email))
+    assert len(set(tokens)) == 5
+    first, *_, last = tokens
+    used = await post(own_gateway, "password-reset/confirm", token=first, password=OTHER_PASSWORD)
+    assert used.status_code == 200
+    other = await post(own_gateway, "password-reset/confirm", token=last, password=PASSWORD)
+    assert problem_of(other).code == "link_invalid"
+
+
 async def test_a_key_is_told_of_by_mail_and_a_reset_ends_all_keys(own_gateway: Gateway) -> None:
     user = await own_gateway.someone("pro")
     async with own_gateway.sessions.begin() as session:

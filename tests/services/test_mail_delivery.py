@@ -214,7 +214,14 @@ async def test_what_no_text_can_be_made_of_stops_nothing_behind_it(
 
 @pytest.mark.parametrize("kind", list(MailKind))
 def test_each_mail_is_whole_and_only_links_bear_a_token(kind: MailKind) -> None:
-    facts = {"new_email": "b@example.com", "device": "{x} %s", "subject": "S", "text": "{email} T"}
+    facts = {
+        "new_email": "b@example.com",
+        "device": "{x} %s",
+        "subject": "S",
+        "text": "{email} T",
+        "ended": "logins",
+        "prefix": "p",
+    }
     mail = write(kind, "a@example.com", facts, "https://app.example.com/", "tok")
     assert mail.to == "a@example.com"
     assert ("https://app.example.com/" in mail.body and "#token=tok\n" in mail.body) is (kind in LINKS)
