@@ -7,13 +7,13 @@ from decimal import Decimal
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import ProgrammingError
 
 from backend.config import Settings
 from backend.db import OPERATOR_ROLE, act_for, acting_as
 from backend.main import create_billing
-from backend.models import AuditEntry, LoginSession, OutboxMessage, Subscription, SubscriptionStatus
+from backend.models import AuditEntry, LoginSession, OutboxMessage, Subscription, SubscriptionStatus, User
 from backend.services.billing_rules import BillingRules
 from backend.services.rollover_service import roll_over
 from tests.api.billing_calls import BANGALORE, MUMBAI, SELLER, activate, ask, billing_by, call, subscribed
@@ -179,13 +179,18 @@ async def test_a_plan_without_an_end_ends_at_once(gateway: Gateway) -> None:
 
 async def test_one_trial_per_user(gateway: Gateway) -> None:
     user = await gateway.someone()
+    unverified = await call(gateway, user, "POST", "/subscription", {"plan": "basic", "trial": True})
+    assert (problem_of(unverified).status, problem_of(unverified).code) == (403, "email_unverified")
+    none = await gateway.someone()
+    async with gateway.sessions.begin() as session:
+        those = User.id.in_([user.id, none.id])
+        await session.execute(update(User).where(those).values(email_verified_at=gateway.clock()))
     tried = await ask(gateway, user, "basic", trial=True)
     assert (tried["subscription"]["status"], tried["payment"]) == ("trialing", None)
     assert tried["subscription"]["trial_until"] == "2026-03-16T09:30:00+05:30"
     assert await plan_of(gateway, user) == "basic"
     # The bigger plan begins when it is paid; trying that, too, is not possible.
     assert problem_of(await call(gateway, user, "POST", "/subscription", {"plan": "pro", "trial": True})).status == 409
-    none = await gateway.someone()
     refused = await call(gateway, none, "POST", "/subscription", {"plan": "enterprise", "trial": True})
     assert problem_of(refused).code == "no_trial"
     async with gateway.sessions.begin() as session:

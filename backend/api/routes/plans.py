@@ -26,6 +26,7 @@ from backend.api.state import ApiState
 from backend.db import OPERATOR_ROLE, acting_as
 from backend.models import Billing, Subscription
 from backend.services import plan_service, subscription_service
+from backend.services.email_service import require_verified
 from backend.services.subscription_service import current_of, open_payment, pending_of
 
 router = APIRouter(prefix="/v1", tags=["plans"], route_class=IdempotentRoute)
@@ -75,8 +76,10 @@ async def preview_subscription(
 @router.post("/subscription", **documented("subscribe", 401, 403, 409, status=201))
 async def subscribe(body: SubscribeBody, caller: AccountHolder, state: State) -> SubscribedReply:
     """Ask for a plan. It is pending until it is paid (POST /v1/payments/{id}/checkout) or activated by an
-    administrator; a trial begins at once, once per user. An upgrade credits the unused rest of the present period; a
-    smaller plan begins when that ends. Refunds are credit, never money."""
+    administrator; a trial begins at once, once per user whose address is verified. An upgrade credits the unused rest
+    of the present period; a smaller plan begins when that ends. Refunds are credit, never money."""
+    if body.trial:
+        require_verified(caller.user)  # else an invented address were good for another trial
     async with billing_desk(state) as session:
         row = await subscription_service.request(
             session,
