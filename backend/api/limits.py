@@ -25,11 +25,16 @@ REDIS_REST_S = 5.0
 
 
 class RouteClass(StrEnum):
-    """What is counted together. SAFETY is what stops or takes back: halting and cancelling; it is counted by user and
-    key, never by address."""
+    """What is counted together.
+
+    RENEWAL goes on with a login or ends it, WEBHOOK is what payment providers tell: whoever tries passwords spends
+    neither. SAFETY is what stops or takes back (halting, cancelling): it is counted by user and key, never by address.
+    """
 
     PUBLIC = "public"
     LOGIN = "login"
+    RENEWAL = "renewal"
+    WEBHOOK = "webhook"
     READ = "read"
     WRITE = "write"
     ORDER = "order"
@@ -40,6 +45,8 @@ class RouteClass(StrEnum):
 PER_MINUTE: Mapping[RouteClass, int] = {
     RouteClass.PUBLIC: 3000,
     RouteClass.LOGIN: 60,
+    RouteClass.RENEWAL: 600,
+    RouteClass.WEBHOOK: 3000,
     RouteClass.READ: 600,
     RouteClass.WRITE: 240,
     RouteClass.ORDER: 600,
@@ -50,7 +57,9 @@ PER_MINUTE: Mapping[RouteClass, int] = {
 
 UNLIMITED = frozenset({"/health", "/v1/health"})
 _PUBLIC = ("/v1/market", "/v1/predictions", "/v1/plans", "/v1/strategies", "/v1/models", "/v1/scoreboard", "/docs")
-_LOGIN = ("/v1/auth/", "/v1/webhooks/")
+_LOGIN = "/v1/auth/"
+_RENEWAL = ("/v1/auth/refresh", "/v1/auth/logout")
+_WEBHOOK = "/v1/webhooks/"
 _SAFETY = ("/v1/kill-switch", "/v1/admin/kill-switch", "/v1/auto-trading/disable")
 
 
@@ -64,6 +73,10 @@ def class_of(method: str, path: str) -> RouteClass:
         return RouteClass.SAFETY
     if path.startswith("/v1/orders"):
         return RouteClass.ORDER
+    if path in _RENEWAL:
+        return RouteClass.RENEWAL
+    if path.startswith(_WEBHOOK):
+        return RouteClass.WEBHOOK
     return RouteClass.LOGIN if path.startswith(_LOGIN) else RouteClass.WRITE
 
 

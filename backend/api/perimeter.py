@@ -5,11 +5,14 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.api.limits import UNLIMITED, RateLimits, RouteClass, Window, address_key, class_of
 from backend.api.problems import problem_response, request_id_of_scope
+
+log = structlog.get_logger()
 
 HEADERS_MAX = 100
 HEADER_BYTES_MAX = 16 * 1024
@@ -30,6 +33,7 @@ _ALWAYS = {
     # The answers are for frontends of other origins, which CORS names; embedding them is refused by their type.
     b"cross-origin-resource-policy": b"cross-origin",
 }
+_PROXY_HINT = "X-Forwarded-For came and TRUSTED_PROXIES is empty: behind a proxy all clients then count as one address"
 _PRIVATE = (b"cache-control", b"no-store")
 _TLS = (b"strict-transport-security", b"max-age=63072000; includeSubDomains")
 
@@ -103,6 +107,7 @@ class AtThePerimeter:
     def __init__(self, app: ASGIApp, perimeter: Perimeter) -> None:
         self._app = app
         self._perimeter = perimeter
+        self._warned = False
         self._always = [*_ALWAYS.items(), *([_TLS] if perimeter.tls else [])]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,6 +118,9 @@ class AtThePerimeter:
             forwarded = Headers(scope=scope).getlist("x-forwarded-for")
             peer, port = scope["client"]
             scope["client"] = (client_address(peer, forwarded, self._perimeter.trusted), port)
+        elif not self._warned and "x-forwarded-for" in Headers(scope=scope):
+            self._warned = True
+            log.warning("proxy_not_trusted", peer=(scope.get("client") or ("",))[0], hint=_PROXY_HINT)
         windows: list[Window] = []
         scope["rate_windows"] = windows
         scope["request_id"] = request_id_of_scope(scope)

@@ -138,6 +138,14 @@ async def test_whoever_floods_from_the_same_address_bars_no_halt(behind, gateway
         assert (await client.post("/v1/kill-switch", headers=user.headers)).status_code == 429
 
 
+async def test_whoever_tries_passwords_keeps_nobody_logged_out_and_no_payment_unheard(behind) -> None:
+    async with behind({RouteClass.LOGIN: 1}) as client:
+        codes = [(await client.post("/v1/auth/login", json={})).status_code for _ in range(2)]
+        assert codes == [422, 429]
+        for path in ("/v1/auth/refresh", "/v1/auth/logout", "/v1/webhooks/razorpay"):
+            assert (await client.post(path)).status_code != 429
+
+
 async def test_every_route_but_health_is_counted(gateway: Gateway, behind) -> None:
     """Also those that answer from memory before any routing, and paths that do not exist; a halt by its user alone."""
     async with behind({}) as client:
@@ -164,7 +172,10 @@ async def test_every_route_but_health_is_counted(gateway: Gateway, behind) -> No
         ("POST", "/v1/admin/kill-switch", RouteClass.SAFETY),
         ("POST", "/v1/auto-trading/disable", RouteClass.SAFETY),
         ("POST", "/v1/auth/login", RouteClass.LOGIN),
-        ("POST", "/v1/webhooks/razorpay", RouteClass.LOGIN),
+        ("POST", "/v1/auth/register", RouteClass.LOGIN),
+        ("POST", "/v1/auth/refresh", RouteClass.RENEWAL),
+        ("POST", "/v1/auth/logout", RouteClass.RENEWAL),
+        ("POST", "/v1/webhooks/razorpay", RouteClass.WEBHOOK),
         ("PUT", "/v1/auto-trading/settings", RouteClass.WRITE),
     ],
 )

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from backend.api.app import create_api
 from backend.api.perimeter import (
@@ -71,6 +72,17 @@ async def test_the_address_is_the_clients_behind_a_proxy_and_the_proxys_otherwis
             with pytest.raises(AssertionError):  # the stand-in answers nothing
                 await client.get("/health", headers={"X-Forwarded-For": "1.1.1.1, 198.51.100.7"})
         assert addresses == [seen]
+
+
+async def test_a_proxy_that_nobody_named_is_warned_of_once(gateway: Gateway) -> None:
+    forwarded = {"X-Forwarded-For": "198.51.100.7"}
+    for trusted, warnings in (([], 1), (PROXIES, 0)):
+        app = create_api(replace(gateway.state, perimeter=Perimeter(trusted)))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+            with capture_logs() as logs:
+                for headers in ({}, forwarded, forwarded):
+                    await client.get("/health", headers=headers)
+        assert [line["event"] for line in logs].count("proxy_not_trusted") == warnings
 
 
 SECURITY = {
