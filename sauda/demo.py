@@ -10,12 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import httpx
-from argon2 import PasswordHasher
 from sqlalchemy import func, select
 
 from backend.db import OPERATOR_ROLE, create_engine, create_sessions
 from backend.domain.modes import Mode
 from backend.models import User
+from backend.security import password_hasher
 from contracts.market import ClockReply, InstrumentsReply
 from sauda.paper_user import create_paper_user
 
@@ -54,7 +54,7 @@ async def _ensure(database_url: str, symbols: list[str], now: datetime, data_dir
             if await session.scalar(select(func.count()).where(User.email.in_(emails))):
                 return []
             for user in users:
-                password_hash = PasswordHasher().hash(user.password)
+                password_hash = password_hasher().hash(user.password)
                 await create_paper_user(
                     session,
                     User(email=user.email, name=f"Demo {user.plan}"),

@@ -3,13 +3,13 @@
 import secrets
 from datetime import datetime
 
-from argon2 import PasswordHasher
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.orders import Intent
 from backend.errors import ConflictError, NotFoundError
 from backend.models import ApiKey, Credential, Order, OrderOrigin, RecoveryCode, Role, User
+from backend.security import password_hasher
 from backend.services import live_service, session_service
 from backend.services.audit_service import Actor, record
 from backend.services.billing_rules import tell
@@ -37,7 +37,7 @@ async def create_admin(session: AsyncSession, actor: Actor, email: str, now: dat
     user = User(email=email, role=Role.ADMIN)
     session.add(user)
     await session.flush()
-    session.add(Credential(user_id=user.id, password_hash=PasswordHasher().hash(password), password_changed_at=now))
+    session.add(Credential(user_id=user.id, password_hash=password_hasher().hash(password), password_changed_at=now))
     await session.flush()
     after = {"role": Role.ADMIN.value}
     await record(session, actor, "user.create", subject_id=user.id, after=after)
