@@ -26,7 +26,7 @@ _IN_USE = text(f"""
     SELECT key_id, count(*) FROM broker_credentials GROUP BY key_id
     UNION ALL
     SELECT {_TOTP_KEY}, count(*) FROM credentials WHERE totp_secret IS NOT NULL GROUP BY 1
-""")  # noqa: S608 - no value of anybody's
+""")  # noqa: S608 - no value of anybody's  # nosec B608
 _CREDENTIALS = text("""
     SELECT c.account_id, c.field, c.key_id, c.wrapped_key, c.sealed, a.broker, a.user_id
       FROM broker_credentials c JOIN broker_accounts a ON a.id = c.account_id
@@ -39,7 +39,7 @@ _WRAP_CREDENTIAL = text("""
 _TOTPS = text(f"""
     SELECT user_id, totp_secret FROM credentials
      WHERE totp_secret IS NOT NULL AND {_TOTP_KEY} <> :current ORDER BY user_id LIMIT :rows FOR UPDATE
-""")  # noqa: S608 - no value of anybody's
+""")  # noqa: S608 - no value of anybody's  # nosec B608
 _WRAP_TOTP = text("UPDATE credentials SET totp_secret = :sealed WHERE user_id = :user_id")
 
 
