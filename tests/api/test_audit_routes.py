@@ -1,5 +1,6 @@
 """The audit log over HTTP: a user sees what concerns them, support sees all of it, in pages."""
 
+import pytest
 from sqlalchemy import select, update
 
 from backend.models import AuditEntry, Role, User
@@ -71,3 +72,10 @@ async def test_support_sees_all_of_it_by_who_whom_what_and_when(gateway: Gateway
     assert await found(f"subject_id={user.id}&since={second}") == ["plan.change"]
     refused = await gateway.client.get("/v1/admin/audit", headers=user.headers)
     assert problem_of(refused).status == 403
+
+
+@pytest.mark.parametrize("until", ["0.5", "1795416641", "2026", "2026-11-23T10:00:00", "yesterday"])
+async def test_an_instant_is_written_out_with_its_offset(gateway: Gateway, until) -> None:
+    admin = await gateway.someone(admin=True)
+    reply = await gateway.client.get(f"/v1/admin/audit?until={until}", headers=admin.headers)
+    assert reply.status_code == 422

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from backend.api.schemas.common import ID_MAX, Line, Moment, PageQuery, Reply
+from backend.api.schemas.common import ID_MAX, Instant, Line, Moment, PageQuery, Reply
 from backend.models import AuditEntry
 from backend.services.audit_query_service import AuditFilter
 
@@ -25,8 +25,8 @@ class AuditQuery(OwnAuditQuery):
     actor_id: RowNumber | None = None
     subject_id: RowNumber | None = None
     target: Word | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Instant | None = None
+    until: Instant | None = None
 
     def filter(self) -> AuditFilter:
         return AuditFilter(**{name: getattr(self, name) for name in AuditFilter.__dataclass_fields__})

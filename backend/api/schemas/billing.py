@@ -4,9 +4,9 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from backend.api.schemas.common import Body, Flag, Line, Moment, Money, PageQuery, Reply
+from backend.api.schemas.common import Body, Flag, Instant, Line, Moment, Money, PageQuery, Reply
 from backend.domain.billing import Bill
 from backend.models import (
     Billing,
@@ -357,5 +357,5 @@ class GiveBody(Body):
     """A plan free of charge: until an instant, or for good where `until` is null."""
 
     plan: Annotated[Line, Field(min_length=1, max_length=20)]
-    until: AwareDatetime | None = Field(default=None, le=datetime.fromisoformat("9000-01-01T00:00:00+00:00"))
+    until: Instant | None = Field(default=None, le=datetime.fromisoformat("9000-01-01T00:00:00+00:00"))
     reason: Reason

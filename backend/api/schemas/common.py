@@ -77,6 +77,17 @@ def _day(given: object) -> object:
 Day = Annotated[date, BeforeValidator(_day)]
 """A day in a request: ISO-8601 and nothing else."""
 
+
+def _instant(given: object) -> object:
+    """Pydantic would take a number, in a query also as text, as seconds since 1970."""
+    if isinstance(given, datetime) or (isinstance(given, str) and given[:4].isdecimal() and given[4:5] == "-"):
+        return given
+    raise ValueError("an instant is written as 2026-03-02T09:15:00+05:30")
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_instant)]
+"""An instant in a request: ISO-8601 with an offset and nothing else."""
+
 Flag = Annotated[bool, Field(strict=True)]
 """A truth value in a body: true or false, not "yes" or 1."""
 
@@ -134,6 +145,7 @@ __all__ = [
     "Day",
     "Flag",
     "Id",
+    "Instant",
     "Line",
     "MarketReply",
     "Moment",
