@@ -70,6 +70,9 @@ async def trading(trader_sessions: async_sessionmaker[AsyncSession], market: Mar
                     order_rest_s_max=600,
                     decisions_kept_days=30,
                     limits=RiskLimits(),
+                    # Twice a second's hiccup of a busy machine; what tests the deadlines sets its own.
+                    send_timeout_s=6.0,
+                    halt_unseen_s_max=3.0,
                 ),
                 clock=now,
                 announce=lambda _: None,

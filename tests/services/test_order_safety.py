@@ -369,6 +369,7 @@ async def test_a_halt_missed_by_a_slow_look_is_never_a_second_old_at_the_socket(
     trading, market, make_user, monkeypatch
 ):
     await make_user(symbols=("INFY",))
+    trading = replace(trading, rules=replace(trading.rules, halt_unseen_s_max=0.9))
     look = gate_service.facts_of
 
     async def slowly(*args):

@@ -200,6 +200,7 @@ async def test_sending_what_was_sent_sends_nothing(desk, make_user) -> None:
 async def test_a_process_that_stalled_after_its_commit_does_not_send(desk, make_user, monkeypatch) -> None:
     user_id = await make_user()
     account_id = await desk.account(user_id)
+    desk.trading = replace(desk.trading, rules=replace(desk.trading.rules, send_timeout_s=2.0))
     admit = send_service._admit
 
     async def slowly(*args):
