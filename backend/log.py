@@ -59,7 +59,6 @@ def configure(level: str, log_file: Path | None) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
-        cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_HidingFormatter('{"level":"%(levelname)s","logger":"%(name)s","event":%(message)r}'))

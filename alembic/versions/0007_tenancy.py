@@ -115,21 +115,6 @@ OWN = (
     }
 )
 """Which rows of a table are the user's own."""
-PLATFORM = (
-    "audit_head",
-    "calendar_overrides",
-    "corporate_action_days",
-    "corporate_actions",
-    "cycle_shards",
-    "cycles",
-    "deployment",
-    "invoice_series",
-    "login_delays",
-    "payment_events",
-    "plans",
-)
-"""Tables without a tenant's rows."""
-
 WRITTEN_BY_APP = (
     "api_keys, auto_trade_settings, backtests, backtest_usage, billing_details, email_tokens, "
     "idempotency_keys, live_permissions, login_sessions, recovery_codes, refresh_tokens"

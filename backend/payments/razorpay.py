@@ -164,27 +164,24 @@ def _told(payment: Mapping[str, Any]) -> Told:
         PaymentUnknownError: a part of it is missing.
     """
     try:
-        return Told(
-            outcome=_OUTCOMES[payment["status"]],
-            reference=str(payment["order_id"]),
-            payment=str(payment["id"]),
-            paise=int(payment["amount"]),
-            currency=str(payment["currency"]),
-        )
+        return _payment_told(payment)
     except (KeyError, TypeError, ValueError):
         raise PaymentUnknownError("Razorpay's answer was unreadable: try again.") from None
 
 
+def _payment_told(payment: Mapping[str, Any]) -> Told:
+    return Told(
+        outcome=_OUTCOMES[payment["status"]],
+        reference=str(payment["order_id"]),
+        payment=str(payment["id"]),
+        paise=int(payment["amount"]),
+        currency=str(payment["currency"]),
+    )
+
+
 def _event_told(kind: str, entities: Mapping[str, Any]) -> Told | None:
     if kind in _KINDS:
-        payment = entities["payment"]
-        return Told(
-            outcome=_OUTCOMES[payment["status"]],
-            reference=str(payment["order_id"]),
-            payment=str(payment["id"]),
-            paise=int(payment["amount"]),
-            currency=str(payment["currency"]),
-        )
+        return _payment_told(entities["payment"])
     if kind == "refund.processed":
         refund = entities["refund"]
         return Told(Outcome.REFUNDED, "", str(refund["payment_id"]), int(refund["amount"]), str(refund["currency"]))

@@ -115,7 +115,7 @@ def is_within(ip: str, networks: Collection[str]) -> bool:
 
 async def keys_of(session: AsyncSession, user_id: int, now: datetime) -> list[ApiKey]:
     """The user's keys that can be used, the newest first."""
-    query = select(ApiKey).where(ApiKey.user_id == user_id, *_usable(now)).order_by(ApiKey.id.desc())
+    query = select(ApiKey).where(ApiKey.user_id == user_id, *usable(now)).order_by(ApiKey.id.desc())
     return list((await session.scalars(query)).all())
 
 
@@ -127,7 +127,7 @@ async def revoke_key(session: AsyncSession, actor: Actor, user_id: int, key_id: 
     """
     revoked = await session.scalar(
         update(ApiKey)
-        .where(ApiKey.id == key_id, ApiKey.user_id == user_id, *_usable(now))
+        .where(ApiKey.id == key_id, ApiKey.user_id == user_id, *usable(now))
         .values(revoked_at=now)
         .returning(ApiKey.id)
         .execution_options(synchronize_session=False)
@@ -188,5 +188,18 @@ async def _note_use(session: AsyncSession, key_id: int, ip: str, now: datetime) 
     )
 
 
-def _usable(now: datetime) -> tuple[ColumnElement[bool], ...]:
+async def revoke_all(session: AsyncSession, user_id: int, now: datetime) -> int:
+    """End all keys of a user, who may not have made them; how many those were. Joins the transaction."""
+    revoked = await session.scalars(
+        update(ApiKey)
+        .where(ApiKey.user_id == user_id, ApiKey.revoked_at.is_(None))
+        .values(revoked_at=now)
+        .returning(ApiKey.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(revoked.all())
+
+
+def usable(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """What a key must be to work: neither revoked nor expired."""
     return ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now)

@@ -179,7 +179,7 @@ async def _require_second_factor(session: AsyncSession, user_id: int, login: Log
 async def withdraw(session: AsyncSession, actor: Actor, user_id: int, reason: str = "") -> bool:
     """The user's own switch, off; whether it was on. Also for whoever takes a second factor away. Joins.
 
-    Real orders that are out stay out, and open trades are then held without exits: the gate lets no real order pass.
+    No entry is sent from here on; orders that are out stay out, and open trades keep their exits.
     """
     withdrawn = await session.scalar(
         update(LivePermission)

@@ -1,15 +1,14 @@
 """Changing a password, and getting a new one by mail."""
 
-from datetime import datetime
-
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.db import IDENTITY_ROLE, Sessions, acting_as
 from backend.errors import ConflictError, InvalidRequestError
-from backend.models import ApiKey, Credential, EmailPurpose, RecoveryCode, User
+from backend.models import Credential, EmailPurpose, RecoveryCode, User
 from backend.security import Security
 from backend.services import audit_service, login_delay, mail_service
+from backend.services.api_key_service import revoke_all
 from backend.services.audit_service import Actor
 from backend.services.email_tokens import end_tokens, use_token
 from backend.services.login_service import Secret, delay_name, prove, require_strong
@@ -82,13 +81,6 @@ async def _forget_second_factor(session: AsyncSession, credential: Credential) -
     await session.execute(delete(RecoveryCode).where(RecoveryCode.user_id == credential.user_id))
 
 
-async def _revoke_keys(session: AsyncSession, user_id: int, now: datetime) -> int:
-    """End the user's keys, which whoever had the account may have made; how many those were."""
-    held = ApiKey.user_id == user_id, ApiKey.revoked_at.is_(None)
-    revoked = await session.scalars(update(ApiKey).where(*held).values(revoked_at=now).returning(ApiKey.id))
-    return len(revoked.all())
-
-
 async def ask_reset(sessions: Sessions, email: str) -> None:
     """Have a link mailed that sets a new password. Whether there is such a user is found out after the answer."""
     with acting_as(IDENTITY_ROLE):
@@ -126,7 +118,7 @@ async def reset(sessions: Sessions, security: Security, token: str, new: str, ip
             credential.password_hash, credential.password_changed_at = password_hash, now
             if user.email_verified_at is None:
                 user.email_verified_at = now
-            keys_revoked = await _revoke_keys(session, user.id, now)
+            keys_revoked = await revoke_all(session, user.id, now)
             for place in ("", ip):
                 await login_delay.forgive(session, delay_name(security, user.email, place))
             await _changed(

@@ -8,9 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.orders import Intent
 from backend.errors import ConflictError, NotFoundError
-from backend.models import ApiKey, Credential, Order, OrderOrigin, RecoveryCode, Role, User
+from backend.models import Credential, Order, OrderOrigin, RecoveryCode, Role, User
 from backend.security import password_hasher
 from backend.services import live_service, session_service
+from backend.services.api_key_service import revoke_all
 from backend.services.audit_service import Actor, record
 from backend.services.billing_rules import tell
 from backend.services.cancel_service import CancelCounts, cancel_orders, open_orders
@@ -65,7 +66,7 @@ async def set_active(
     if not active:
         await _require_another_admin(session, user)
         after["sessions_ended"] = await session_service.end_sessions(session, user_id, now, reason="deactivated")
-        after["api_keys_revoked"] = await _revoke_keys(session, user_id, now)
+        after["api_keys_revoked"] = await revoke_all(session, user_id, now)
     user.active = active
     await session.flush()
     await tell(session, user.id, *(_SWITCHED_ON if active else _SWITCHED_OFF))
@@ -206,14 +207,3 @@ async def _require_another_admin(session: AsyncSession, user: User) -> None:
         raise ConflictError(
             f"The user {user.id} is the last active administrator: make another one first.", code="last_admin"
         )
-
-
-async def _revoke_keys(session: AsyncSession, user_id: int, now: datetime) -> int:
-    revoked = await session.scalars(
-        update(ApiKey)
-        .where(ApiKey.user_id == user_id, ApiKey.revoked_at.is_(None))
-        .values(revoked_at=now)
-        .returning(ApiKey.id)
-        .execution_options(synchronize_session=False)
-    )
-    return len(revoked.all())

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.decide import TradeStatus
@@ -23,6 +23,7 @@ from backend.models import (
     Subscription,
     User,
 )
+from backend.services.api_key_service import usable
 from backend.services.context import Trading
 from backend.services.plan_service import FREE, Quota, plan_of, quota_of
 from backend.services.session_service import LoginRules, sessions_of
@@ -122,16 +123,11 @@ async def glance(trading: Trading, rules: LoginRules, user_id: int, real_now: da
                 select(func.max(LoginSession.created_at)).where(LoginSession.user_id == user_id)
             ),
             sessions=len(await sessions_of(session, user_id, rules, real_now)),
-            api_keys=await _count(session, select(ApiKey.id).where(*_usable(user_id, real_now))),
+            api_keys=await _count(session, select(ApiKey.id).where(ApiKey.user_id == user_id, *usable(real_now))),
             open_trades=await _count(
                 session, select(AutoTrade.id).where(AutoTrade.user_id == user_id, AutoTrade.status.in_(_OPEN))
             ),
         )
-
-
-def _usable(user_id: int, now: datetime) -> tuple[ColumnElement[bool], ...]:
-    unexpired = ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now)
-    return (ApiKey.user_id == user_id, ApiKey.revoked_at.is_(None), unexpired)
 
 
 async def _count(session: AsyncSession, query: Select[Any]) -> int:

@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,12 +28,10 @@ SECRET = re.compile(r"password|token|secret|code|totp|credential|api_key|client_
 
 
 @pytest.fixture
-def logged(tmp_path: Path) -> Iterator[Path]:
+def logged(tmp_path: Path) -> Path:
     """The file that everything is logged to, at every level, as a gateway does it."""
-    before = structlog.get_config()
     log.configure("DEBUG", tmp_path / "log")
-    yield tmp_path / "log"
-    structlog.configure(**before)
+    return tmp_path / "log"
 
 
 def planted(body: Any, *, secret: bool = False) -> Any:
