@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Protocol, runtime_checkable
 
 from backend.domain.corporate_actions import CorporateAction
-from backend.domain.market import OrderType, Product, Side
+from backend.domain.market import OrderType, Product, Side, Validity
 from backend.domain.reconcile import BookOrder
 from backend.errors import SaudaError
 
@@ -26,8 +26,23 @@ class OutcomeUnknownError(BrokerError):
     """A timeout, a broken connection, a 5xx or an unreadable reply: the order may or may not exist."""
 
 
-class TooLateError(BrokerError):
+class NotPlacedError(BrokerError):
+    """Proof that the order does not exist, for a reason that is not the order's own: it may be decided anew.
+
+    Reads and cancels raise its kinds, too: then nothing was read or cancelled.
+    """
+
+
+class TooLateError(NotPlacedError):
     """Proof that nothing was sent: the order's time was over right before its request would have been written."""
+
+
+class RateLimitedError(NotPlacedError):
+    """One call too many: kept back here before it was sent, or turned away by the broker's own counter."""
+
+
+class SessionExpiredError(NotPlacedError):
+    """The account's session with its broker is over, or was never begun: its owner has to log in there."""
 
 
 class BrokerUnavailableError(BrokerError):
@@ -39,6 +54,8 @@ class OrderRequest:
     """An order as a broker takes it: shares, rupees per share; `tag` is echoed in the book.
 
     `send_by`: the instant of the monotonic clock after which its request must not be written any more.
+    `protection_percent`: how far from the last price a MARKET order may trade; never 0, and needed for those alone.
+    `algo_id`: the exchange's name of the strategy, where it is registered; `egress_ip`: the address it must leave from.
     """
 
     symbol: str
@@ -51,6 +68,10 @@ class OrderRequest:
     tag: str
     trigger_price: Decimal | None = None
     send_by: float = math.inf
+    validity: Validity = Validity.DAY
+    protection_percent: Decimal | None = None
+    algo_id: str = ""
+    egress_ip: str = ""
 
     def require_time(self) -> None:
         """For an adapter's last line before the request is written: a process may have been stopped meanwhile.
@@ -60,6 +81,17 @@ class OrderRequest:
         """
         if time.monotonic() > self.send_by:
             raise TooLateError(f"the order {self.tag} was not sent: its time was over")
+
+
+@dataclass(frozen=True, slots=True)
+class OrderChange:
+    """What a resting order becomes: all of it, changed or not. `quantity` counts what has been filled already, too."""
+
+    order_type: OrderType
+    quantity: int
+    limit_price: Decimal
+    trigger_price: Decimal | None = None
+    validity: Validity = Validity.DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +116,23 @@ class Broker(Protocol):
         """Place one order and return the broker's order id. Calls `order.require_time()` right before it writes.
 
         Raises:
-            TooLateError: nothing was sent.
+            NotPlacedError: it was not placed, and that is not its own fault.
             OrderRejectedError: the broker refused it.
             OutcomeUnknownError: nobody knows.
         """
         ...
 
+    async def modify(self, account_id: int, broker_order_id: str, change: OrderChange) -> None:
+        """Ask for a change of a resting order. That it was taken is not that it happened: the book tells.
+
+        Raises:
+            OrderRejectedError: the broker refused it; the order rests as it did.
+            BrokerError: it may rest either way.
+        """
+        ...
+
     async def cancel(self, account_id: int, broker_order_id: str) -> None:
-        """Ask for a cancel. That it was taken is not that it happened: the book tells."""
+        """Ask for a cancel. That it was taken is not that it happened: the book tells. Raises BrokerError."""
         ...
 
     async def books(

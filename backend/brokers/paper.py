@@ -16,6 +16,7 @@ from backend.brokers.base import (
     AccountSnapshot,
     BrokerError,
     BrokerUnavailableError,
+    OrderChange,
     OrderRejectedError,
     OrderRequest,
     OutcomeUnknownError,
@@ -140,6 +141,9 @@ class PaperBroker:
         if refusal is not None:
             raise OrderRejectedError(refusal)
         return str(row.id)
+
+    async def modify(self, account_id: int, broker_order_id: str, change: OrderChange) -> None:
+        raise OrderRejectedError("The paper book does not change orders yet: cancel it and place another.")
 
     async def cancel(self, account_id: int, broker_order_id: str) -> None:
         async with self._sessions.begin() as session:

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend.brokers.base import Broker, OrderRejectedError, OrderRequest, TooLateError
+from backend.brokers.base import Broker, NotPlacedError, OrderRejectedError, OrderRequest
 from backend.db import lock_account
 from backend.domain.gate import Refused, admit, needed_rupees
 from backend.domain.orders import Intent, OrderEventKind, OrderState
@@ -202,8 +202,8 @@ async def _hand_over(trading: Trading, sending: Sending, send_by: float) -> None
         request.require_time()
         async with asyncio.timeout(trading.rules.send_timeout_s):
             broker_order_id = await sending.broker.place(recorded.account_id, request)
-    except TooLateError as late:
-        await _answer(trading, recorded.order_id, OrderEventKind.ABANDONED, late.detail, None, market_now)
+    except NotPlacedError as unsent:
+        await _answer(trading, recorded.order_id, OrderEventKind.ABANDONED, unsent.detail, None, market_now)
     except OrderRejectedError as refusal:
         await _answer(trading, recorded.order_id, OrderEventKind.REJECTED, refusal.detail, None, market_now)
     except Exception as silence:

@@ -14,6 +14,7 @@ from backend.brokers.base import (
     AccountSnapshot,
     BrokerError,
     BrokerUnavailableError,
+    OrderChange,
     OrderRejectedError,
     OrderRequest,
     OutcomeUnknownError,
@@ -110,6 +111,9 @@ class HttpBroker:
             return Placed.model_validate_json(reply.content).order_id
         except ValidationError:
             raise OutcomeUnknownError(f"{self.name} answered {reply.status_code} without an order id") from None
+
+    async def modify(self, account_id: int, broker_order_id: str, change: OrderChange) -> None:
+        raise OrderRejectedError("this broker changes no orders")
 
     async def cancel(self, account_id: int, broker_order_id: str) -> None:
         await self._write("DELETE", f"{self._url}/accounts/{account_id}/orders/{broker_order_id}", None)
