@@ -25,13 +25,15 @@ class LookupRules:
 
 
 class BookStatus(StrEnum):
-    """A broker's word on an order, in Sauda's terms."""
+    """A broker's word on an order, in Sauda's terms. UNKNOWN: a word that has no meaning here, so that nothing is
+    concluded of it but that the order exists."""
 
     OPEN = "open"
     COMPLETE = "complete"
     REJECTED = "rejected"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

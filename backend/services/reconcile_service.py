@@ -33,6 +33,7 @@ _ENDED_SHORT = frozenset({OrderState.CANCELLED, OrderState.EXPIRED, OrderState.R
 LATE_FILL_WATCH = timedelta(days=1)
 """How long after its send such an order is still looked for: as long in real time as in the market's, whichever is
 over first, as a fast market has many days in one."""
+_MAY_REST = frozenset({BookStatus.OPEN, BookStatus.UNKNOWN})
 CANCEL_TIMEOUT_S = 5.0
 CANCELS_AT_ONCE_MAX = 8
 
@@ -282,7 +283,7 @@ async def _cancel_what_should_not_rest(
     A cancel that is under way is asked for again: the first request may have died with its process. What the user
     made in the broker's own app is theirs to cancel.
     """
-    resting = next((entry for entry in shown if entry.status is BookStatus.OPEN), None)
+    resting = next((entry for entry in shown if entry.status in _MAY_REST), None)
     if resting is None or known.origin is OrderOrigin.EXTERNAL:
         return
     if known.state in _ENDED_SHORT:
