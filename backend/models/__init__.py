@@ -5,7 +5,13 @@ from backend.models.auto_trade import AutoTrade, AutoTradeSettings, Decision
 from backend.models.backtest import Backtest, BacktestStatus, BacktestUsage
 from backend.models.base import Base
 from backend.models.billing import BillingDetails, Invoice, InvoiceSeries, Payment, PaymentEvent, PaymentStatus
-from backend.models.broker_account import BrokerAccount, BrokerAccountStatus, BrokerCredential
+from backend.models.broker_account import (
+    BrokerAccount,
+    BrokerAccountStatus,
+    BrokerCall,
+    BrokerCredential,
+    BrokerSession,
+)
 from backend.models.consent import Consent
 from backend.models.corporate_action import (
     AccountAction,
@@ -51,7 +57,9 @@ __all__ = [
     "BillingDetails",
     "BrokerAccount",
     "BrokerAccountStatus",
+    "BrokerCall",
     "BrokerCredential",
+    "BrokerSession",
     "CalendarOverride",
     "ComplianceKind",
     "ComplianceRecord",

@@ -1,5 +1,6 @@
 """A user's account at a broker, through which orders go, and the sealed credentials that open it."""
 
+from datetime import date, datetime
 from enum import StrEnum
 
 from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, String, UniqueConstraint, text
@@ -17,7 +18,10 @@ class BrokerAccountStatus(StrEnum):
 
 
 class BrokerAccount(Base):
-    """One account. The primary one executes the auto-trades; a paper account needs no credentials."""
+    """One account. The primary one executes the auto-trades; a paper account needs no credentials.
+
+    `nudged_on` is the day (IST) on which its owner was last reminded to log in at the broker.
+    """
 
     __tablename__ = "broker_accounts"
 
@@ -27,6 +31,7 @@ class BrokerAccount(Base):
     label: Mapped[str] = mapped_column(String(60))
     status: Mapped[BrokerAccountStatus] = mapped_column(enum_type(BrokerAccountStatus))
     is_primary: Mapped[bool]
+    nudged_on: Mapped[date | None]
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (
@@ -55,4 +60,41 @@ class BrokerCredential(Base):
     __table_args__ = (
         # One check proves that the account is the user's own.
         ForeignKeyConstraint(["account_id", "user_id"], ["broker_accounts.id", "broker_accounts.user_id"]),
+    )
+
+
+class BrokerSession(Base):
+    """An account's last login at its broker. The token itself is sealed among the account's credentials.
+
+    `client_id` is the user's number at the broker. `ended_at`: logged out, or the broker took the token no more.
+    """
+
+    __tablename__ = "broker_sessions"
+
+    account_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    user_id: Mapped[int] = mapped_column(BigInteger)
+    client_id: Mapped[str] = mapped_column(String(40))
+    begun_at: Mapped[datetime]
+    ends_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    end_reason: Mapped[str] = mapped_column(String(200), default="")
+
+    __table_args__ = (
+        ForeignKeyConstraint(["account_id", "user_id"], ["broker_accounts.id", "broker_accounts.user_id"]),
+    )
+
+
+class BrokerCall(Base):
+    """One call to a broker that counts against its limits of an account; kept for the day."""
+
+    __tablename__ = "broker_calls"
+
+    id: Mapped[BigId]
+    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"))
+    kind: Mapped[str] = mapped_column(String(10))
+    at: Mapped[CreatedAt]
+
+    __table_args__ = (
+        Index("ix_broker_calls_account_id_kind_at", "account_id", "kind", "at"),
+        {"prefixes": ["UNLOGGED"]},
     )

@@ -25,11 +25,13 @@ from backend.models.base import Base, BigId, CreatedAt, Money, Price, enum_type
 
 
 class OrderOrigin(StrEnum):
-    """Who made an order: the engine for an auto-trade, the user through Sauda, or the user in the broker's own app."""
+    """Who made an order: the engine for an auto-trade, the user through Sauda, the user in the broker's own app, or the
+    engine as a guard: a stop that rests at the broker for as long as an auto-trade is open."""
 
     ENGINE = "engine"
     MANUAL = "manual"
     EXTERNAL = "external"
+    GUARD = "guard"
 
 
 class Order(Base):
@@ -37,7 +39,8 @@ class Order(Base):
 
     Trade, cycle and shard are the engine's; an external sell of an auto-trade's shares has its trade, too. `lookups`
     counts the complete reports in which the order did not show since its send, or since it last showed; `missing_since`
-    is the first of them for an order that has stood in the book.
+    is the first of them for an order that has stood in the book. An order with real money bears the exchange's name of
+    its strategy, `algo_id`, and the address that it left from.
     """
 
     __tablename__ = "orders"
@@ -58,6 +61,7 @@ class Order(Base):
     order_type: Mapped[OrderType] = mapped_column(enum_type(OrderType))
     quantity: Mapped[int] = mapped_column(Integer)
     limit_price: Mapped[Decimal | None] = mapped_column(Numeric(18, 4))
+    trigger_price: Mapped[Decimal | None] = mapped_column(Numeric(18, 4))
     state: Mapped[OrderState] = mapped_column(enum_type(OrderState))
     filled_quantity: Mapped[int] = mapped_column(Integer, default=0)
     average_price: Mapped[Decimal | None] = mapped_column(Numeric(18, 6))
@@ -67,6 +71,8 @@ class Order(Base):
     lookups: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
     missing_since: Mapped[datetime | None]
     environment: Mapped[str] = mapped_column(String(12))
+    algo_id: Mapped[str | None] = mapped_column(String(40))
+    egress_ip: Mapped[str | None] = mapped_column(String(45))
     decided_at: Mapped[datetime]
     submitted_at: Mapped[datetime | None]
     created_at: Mapped[CreatedAt]

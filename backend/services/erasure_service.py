@@ -19,7 +19,9 @@ from backend.models import (
     BillingDetails,
     BrokerAccount,
     BrokerAccountStatus,
+    BrokerCall,
     BrokerCredential,
+    BrokerSession,
     Credential,
     EmailToken,
     IdempotencyKey,
@@ -86,6 +88,7 @@ ERASED_TABLES = (
     Credential,
     EmailToken,
     ApiKey,
+    BrokerSession,
     BrokerCredential,
     BillingDetails,
     IdempotencyKey,
@@ -167,6 +170,8 @@ async def _is_paid(session: AsyncSession, subscription: Subscription) -> bool:
 async def _erase_rows(session: AsyncSession, user: User) -> None:
     for table in ERASED_TABLES:
         await session.execute(delete(table).where(table.user_id == user.id))
+    accounts = select(BrokerAccount.id).where(BrokerAccount.user_id == user.id)
+    await session.execute(delete(BrokerCall).where(BrokerCall.account_id.in_(accounts)))
     # A mail that was asked for before it is known whose it is bears the address alone.
     address = func.lower(OutboxMessage.payload["email"].astext) == user.email.lower()
     await session.execute(delete(OutboxMessage).where(or_(OutboxMessage.user_id == user.id, address)))
