@@ -5,12 +5,16 @@ at the worse of its trigger and the open, no fill takes more than a part of what
 locked at its band offers nothing on that side.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import TypeVar
 
 from backend.domain.market import OrderType, Side
+
+Key = TypeVar("Key")
 
 
 class PaperStatus(StrEnum):
@@ -74,16 +78,23 @@ def offered(side: Side, low: Decimal, high: Decimal, volume: int, lower_band: De
 
 
 def match_on_arrival(
-    order: RestingOrder, bid: Decimal, ask: Decimal, bar_volume: int, tick: Decimal, model: FillModel
+    order: RestingOrder,
+    bid: Decimal,
+    ask: Decimal,
+    bar_volume: int,
+    tick: Decimal,
+    model: FillModel,
+    taken: int = 0,
 ) -> Match:
     """Fill what the market offers at once.
 
     A buy limit at or above the ask trades at the ask plus slippage, never above its limit (a sell mirrors it), up to
-    `participation` of the last finished bar's volume. A stop order waits for its trigger.
+    `participation` of the last finished bar's volume, less the shares `taken` of it already. A stop order waits for its
+    trigger.
     """
-    if order.order_type is OrderType.STOP_LIMIT:
+    if order.order_type is OrderType.STOP_LIMIT and not order.triggered:
         return Match(0, Decimal(0), triggered=False)
-    available = int(bar_volume * model.participation)
+    available = max(int(bar_volume * model.participation) - taken, 0)
     if order.side is Side.BUY:
         marketable = order.limit_price >= ask
         price = min(order.limit_price, _step(ask, ask * model.slippage, tick))
@@ -91,13 +102,14 @@ def match_on_arrival(
         marketable = order.limit_price <= bid
         price = max(order.limit_price, _step(bid, -bid * model.slippage, tick))
     quantity = min(order.open_quantity, available) if marketable else 0
-    return Match(quantity, price, triggered=False)
+    return Match(quantity, price, triggered=order.triggered and order.order_type is OrderType.STOP_LIMIT)
 
 
-def match_in_bar(order: RestingOrder, bar: BarView, model: FillModel) -> Match:
+def match_in_bar(order: RestingOrder, bar: BarView, model: FillModel, taken: int = 0) -> Match:
     """Fill a resting order inside one finished bar that began after the order arrived.
 
     A stop that the bar triggers on its way joins the market there: what the bar traded before its trigger is not its.
+    `taken` are the shares that others of the same account took of the bar before it.
     """
     buy = order.side is Side.BUY
     limit, start_price = order.limit_price, bar.open
@@ -109,11 +121,47 @@ def match_in_bar(order: RestingOrder, bar: BarView, model: FillModel) -> Match:
         start_price = max(trigger, bar.open) if buy else min(trigger, bar.open)
         marketable = start_price <= limit if buy else start_price >= limit
         fills = marketable or (fills and start_price == bar.open)
-    available = min(order.open_quantity, int(bar.volume * model.participation))
+    available = min(order.open_quantity, int(bar.volume * model.participation) - taken)
     if available <= 0 or not fills:
         return Match(0, Decimal(0), triggered=True)
     price = min(limit, start_price) if buy else max(limit, start_price)
     return Match(available, price, triggered=True)
+
+
+def match_queue(
+    resting: Mapping[Key, tuple[RestingOrder, datetime]], bars: Sequence[BarView], model: FillModel
+) -> Iterator[tuple[Key, Match, datetime]]:
+    """Fill one account's orders in one share, each from its instant on, by price-time priority.
+
+    Within a bar the better price comes first, then the earlier order, in the order of `resting`; together the orders of
+    one side take no more than `participation` of what the bar traded. Yields each trigger and fill at its bar's end.
+    """
+    orders = {key: order for key, (order, _) in resting.items()}
+    for bar in bars:
+        taken = dict.fromkeys(Side, 0)
+        for key in sorted(orders, key=lambda k: _price_priority(orders[k])):
+            order = orders[key]
+            if bar.start < resting[key][1] or not order.open_quantity:
+                continue
+            match = match_in_bar(order, bar, model, taken[order.side])
+            if match.quantity or (match.triggered and not order.triggered):
+                taken[order.side] += match.quantity
+                left = order.open_quantity - match.quantity
+                orders[key] = replace(order, open_quantity=left, triggered=match.triggered)
+                yield key, match, bar.end
+
+
+def match_in_auction(order: RestingOrder, price: Decimal, volume: int, model: FillModel, taken: int = 0) -> Match:
+    """Fill an order at an auction's single price, where its limit allows that price; stops take no part."""
+    within = order.limit_price >= price if order.side is Side.BUY else order.limit_price <= price
+    if order.order_type is OrderType.STOP_LIMIT or not within:
+        return Match(0, Decimal(0), triggered=order.triggered)
+    available = min(order.open_quantity, int(volume * model.participation) - taken)
+    return Match(max(available, 0), price, triggered=order.triggered)
+
+
+def _price_priority(order: RestingOrder) -> Decimal:
+    return -order.limit_price if order.side is Side.BUY else order.limit_price
 
 
 def _step(price: Decimal, move: Decimal, tick: Decimal) -> Decimal:

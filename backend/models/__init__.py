@@ -34,9 +34,18 @@ from backend.models.identity import (
 from backend.models.ledger import DayEquity, LedgerBalance, LedgerEntry, journal_number
 from backend.models.live_permission import ComplianceKind, ComplianceRecord, LivePermission
 from backend.models.order import Fill, Order, OrderEvent, OrderOrigin
-from backend.models.paper import PaperAction, PaperEntry, PaperEntryKind, PaperOrder, PaperTrade
+from backend.models.paper import (
+    PaperAction,
+    PaperChange,
+    PaperEntry,
+    PaperEntryKind,
+    PaperOrder,
+    PaperPosition,
+    PaperTrade,
+)
 from backend.models.plan import CURRENT, Billing, DailyUsage, Feature, Plan, Subscription, SubscriptionStatus
 from backend.models.platform import CalendarOverride, Deployment, OutboxMessage
+from backend.models.sandbox import GttStatus, SandboxApp, SandboxGtt, SandboxSession
 from backend.models.trading_state import TradingStatePeriod
 from backend.models.user import Role, User
 
@@ -78,6 +87,7 @@ __all__ = [
     "EmailToken",
     "Feature",
     "Fill",
+    "GttStatus",
     "IdempotencyKey",
     "Invoice",
     "InvoiceSeries",
@@ -91,9 +101,11 @@ __all__ = [
     "OrderOrigin",
     "OutboxMessage",
     "PaperAction",
+    "PaperChange",
     "PaperEntry",
     "PaperEntryKind",
     "PaperOrder",
+    "PaperPosition",
     "PaperTrade",
     "Payment",
     "PaymentEvent",
@@ -102,6 +114,9 @@ __all__ = [
     "RecoveryCode",
     "RefreshToken",
     "Role",
+    "SandboxApp",
+    "SandboxGtt",
+    "SandboxSession",
     "Subscription",
     "SubscriptionStatus",
     "TradingStatePeriod",

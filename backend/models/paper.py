@@ -10,13 +10,17 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Numeric, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backend.domain.market import OrderType, Product, Side
+from backend.domain.market import OrderType, Product, Side, Validity
 from backend.domain.matching import PaperStatus
 from backend.models.base import Base, BigId, CreatedAt, Money, Price, enum_type
 
 
 class PaperOrder(Base):
-    """An order in the paper broker's book. `matched_through` is the end of the last bar it was matched against."""
+    """An order in the paper broker's book. `matched_through` is the end of the last bar it was matched against.
+
+    Of its shares, `closing_quantity` reduce what the account has and need no money; the others hold back their value,
+    divided by `leverage`. `arrives_at`: until then it is on its way; `ended_at`: when it was filled or ended.
+    """
 
     __tablename__ = "paper_orders"
 
@@ -36,8 +40,15 @@ class PaperOrder(Base):
     filled_value: Mapped[Money] = mapped_column(default=Decimal(0))
     charges: Mapped[Money] = mapped_column(default=Decimal(0))
     message: Mapped[str] = mapped_column(String(300), default="")
+    validity: Mapped[Validity] = mapped_column(enum_type(Validity), default=Validity.DAY)
+    closing_quantity: Mapped[int] = mapped_column(Integer, default=0)
+    leverage: Mapped[Money] = mapped_column(default=Decimal(1))
+    modifications: Mapped[int] = mapped_column(Integer, default=0)
+    squares_off: Mapped[bool] = mapped_column(default=False)
     placed_at: Mapped[datetime]
     matched_through: Mapped[datetime]
+    arrives_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (
@@ -47,6 +58,24 @@ class PaperOrder(Base):
             postgresql_where=text("status IN ('open', 'trigger_pending')"),
         ),
     )
+
+
+class PaperChange(Base):
+    """What an order was until `at`, when it was modified. Never updated or deleted."""
+
+    __tablename__ = "paper_changes"
+
+    id: Mapped[BigId]
+    order_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("paper_orders.id"), index=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"))
+    order_type: Mapped[OrderType] = mapped_column(enum_type(OrderType))
+    quantity: Mapped[int] = mapped_column(Integer)
+    limit_price: Mapped[Price]
+    trigger_price: Mapped[Decimal | None] = mapped_column(Numeric(18, 4))
+    validity: Mapped[Validity] = mapped_column(enum_type(Validity))
+    filled_quantity: Mapped[int] = mapped_column(Integer)
+    at: Mapped[datetime]
+    created_at: Mapped[CreatedAt]
 
 
 class PaperTrade(Base):
@@ -65,6 +94,30 @@ class PaperTrade(Base):
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (Index("ix_paper_trades_account_id_trade_date", "account_id", "trade_date"),)
+
+
+class PaperPosition(Base):
+    """A day's trades in a share and product, summed in the transaction that writes them: shares and rupees."""
+
+    __tablename__ = "paper_positions"
+
+    account_id: Mapped[int] = mapped_column(ForeignKey("broker_accounts.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    symbol: Mapped[str] = mapped_column(String(20), primary_key=True)
+    exchange: Mapped[str] = mapped_column(String(3), primary_key=True)
+    product: Mapped[Product] = mapped_column(enum_type(Product), primary_key=True)
+    buy_quantity: Mapped[int] = mapped_column(Integer, default=0)
+    buy_value: Mapped[Money] = mapped_column(default=Decimal(0))
+    sell_quantity: Mapped[int] = mapped_column(Integer, default=0)
+    sell_value: Mapped[Money] = mapped_column(default=Decimal(0))
+
+    __table_args__ = (
+        Index(
+            "ix_paper_positions_open_intraday",
+            "account_id",
+            postgresql_where=text("product = 'mis' AND buy_quantity <> sell_quantity"),
+        ),
+    )
 
 
 class PaperEntryKind(StrEnum):

@@ -34,6 +34,9 @@ from backend.models import (
     RecoveryCode,
     RefreshToken,
     Role,
+    SandboxApp,
+    SandboxGtt,
+    SandboxSession,
     Subscription,
     User,
 )
@@ -61,7 +64,8 @@ HOLDS = (
         (
             *("orders", "order_events", "fills", "auto_trades", "decisions", "daily_usage", "trading_states"),
             *("ledger_entries", "ledger_balances", "day_equity", "account_actions", "compliance_records"),
-            *("paper_orders", "paper_trades", "paper_entries", "paper_balances", "paper_actions", "broker_accounts"),
+            *("paper_orders", "paper_changes", "paper_trades", "paper_positions", "paper_entries", "paper_balances"),
+            *("paper_actions", "broker_accounts"),
         ),
         5,
         "the audit trail of algorithmic orders (SEBI/HO/MIRSD/MIRSD-PoD/P/CIR/2025/0000013 and the exchanges' "
@@ -90,6 +94,9 @@ ERASED_TABLES = (
     ApiKey,
     BrokerSession,
     BrokerCredential,
+    SandboxSession,
+    SandboxGtt,
+    SandboxApp,
     BillingDetails,
     IdempotencyKey,
     LivePermission,
