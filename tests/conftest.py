@@ -42,6 +42,14 @@ def authorities_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """A busy machine may leave a process without a core for seconds: no test fails for that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backend.db.CONNECT_TIMEOUT_S", 15)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
     """A command that a test runs sets up the log for its own process, and to a stderr that ends with the test."""

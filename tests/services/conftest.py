@@ -57,7 +57,7 @@ async def trading(trader_sessions: async_sessionmaker[AsyncSession], market: Mar
             paper = PaperMarket(now, quotes, market_data.bars_since, calendar.phase, calendar.session_ended)
             yield Trading(
                 sessions=trader_sessions,
-                brokers={"paper": PaperBroker(trader_sessions, paper)},
+                brokers={"paper": PaperBroker(trader_sessions, paper, place_timeout_s=6.0)},
                 market_data=market_data,
                 ml_service=MlServiceClient(http, url, 5),
                 calendar=calendar,
