@@ -15,7 +15,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from jose import JWTError, jwt
 from jose.utils import base64url_decode, base64url_encode
 
-from backend.errors import NotAuthenticatedError, SaudaError
+from backend.errors import InvalidRequestError, NotAuthenticatedError, SaudaError
 
 ALGORITHM = "HS256"
 TOKEN_TYPE = "at+jwt"  # noqa: S105 (RFC 9068's name of the type)
@@ -141,6 +141,27 @@ class Security:
     def keyed_hash(self, purpose: str, text: str) -> bytes:
         """A hash of `text` that only this deployment can compute (HMAC-SHA-256, by its present key)."""
         return hmac.digest(self._key.encode(), f"{purpose}\0{text}".encode(), "sha256")
+
+    def sign_state(self, purpose: str, account_id: int, minutes: int) -> str:
+        """A word that a browser carries through another site and back: it names an account and expires."""
+        named = f"{account_id}.{int(self._clock().timestamp()) + minutes * 60}.{secrets.token_hex(8)}"
+        return f"{named}.{self.keyed_hash(purpose, named).hex()}"
+
+    def account_of_state(self, purpose: str, state: str) -> int:
+        """The account that `sign_state` named for this purpose.
+
+        Raises:
+            InvalidRequestError: it is forged, of another purpose, or expired.
+        """
+        named, _, signature = state.rpartition(".")
+        genuine = (
+            hmac.compare_digest(self.keyed_hash(purpose, named).hex(), signature) if signature.isascii() else False
+        )
+        if not genuine or int(named.split(".")[1]) <= self._clock().timestamp():
+            raise InvalidRequestError(
+                "This login was begun too long ago, or elsewhere: begin again.", code="state_invalid"
+            )
+        return int(named.split(".")[0])
 
     async def hash_password(self, password: str) -> str:
         """An argon2id hash with its own salt and parameters in it.

@@ -72,7 +72,7 @@ class ConnectedBroker:
         until = min(order.send_by, time.monotonic() + ORDER_WAIT_S_MAX)
 
         async def place(access: Access) -> str:
-            if order.egress_ip != access.egress_ip:
+            if not order.egress_ip or order.egress_ip != access.egress_ip:
                 raise NotPlacedError(
                     f"the account leaves from {access.egress_ip}, not from {order.egress_ip} as approved"
                 )

@@ -32,11 +32,11 @@ CREDENTIAL_FIELDS: Mapping[str, tuple[CredentialField, ...]] = {
 """By broker: all of them are needed. Accounts can be linked at these brokers, connected here or not."""
 
 
-def hint_of(field: CredentialField, value: str) -> str:
+def hint_of(field: str, value: str) -> str:
     """What may be shown of a credential, so that two can be told apart: the end of an API key, nothing of a secret.
 
     Four characters of twelve or more, two of eight or more: never so much that the rest could be guessed.
     """
-    if field is not CredentialField.API_KEY:
+    if field != CredentialField.API_KEY:
         return ""
     return value[-4:] if len(value) >= 12 else value[-2:] if len(value) >= 8 else ""

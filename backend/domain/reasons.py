@@ -25,6 +25,8 @@ class Reason(StrEnum):
     SYMBOL_NOT_SELECTED = "symbol_not_selected"
     STRATEGY_NOT_ENABLED = "strategy_not_enabled"
     BROKER_UNAVAILABLE = "broker_unavailable"
+    BROKER_LOGIN_NEEDED = "broker_login_needed"
+    BROKER_NOT_RECONCILED = "broker_not_reconciled"
     PLAN_LIMIT = "plan_limit"
     PLAN_SYMBOLS = "plan_symbols"
     OWN_DAY_LIMIT = "own_day_limit"
@@ -89,6 +91,8 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.AUTO_TRADING_DISABLED: "Enable it with POST /v1/auto-trading/enable.",
     Reason.SYMBOL_NOT_SELECTED: "Add the symbol with PUT /v1/auto-trading/settings.",
     Reason.BROKER_UNAVAILABLE: "The broker account did not answer; check it under broker accounts.",
+    Reason.BROKER_LOGIN_NEEDED: "Log in at the broker for today (POST /v1/broker-accounts/{id}/login).",
+    Reason.BROKER_NOT_RECONCILED: "The broker's book has not been read since the login: that takes a minute at most.",
     Reason.STRATEGY_NOT_ENABLED: "A strategy you have not enabled proposes it; add it in the settings' strategies.",
     Reason.PLAN_LIMIT: "Today's auto-trades of your plan are used up; they return at midnight IST, or upgrade.",
     Reason.PLAN_SYMBOLS: "Your plan trades fewer symbols than your settings name: the first count. Upgrade or reorder.",

@@ -66,7 +66,8 @@ class BrokerCredential(Base):
 class BrokerSession(Base):
     """An account's last login at its broker. The token itself is sealed among the account's credentials.
 
-    `client_id` is the user's number at the broker. `ended_at`: logged out, or the broker took the token no more.
+    `client_id` is the user's number at the broker. `reconciled_at`: its whole book was read since this login; nothing is
+    traded before. `ended_at`: logged out, or the broker took the token no more.
     """
 
     __tablename__ = "broker_sessions"
@@ -76,6 +77,7 @@ class BrokerSession(Base):
     client_id: Mapped[str] = mapped_column(String(40))
     begun_at: Mapped[datetime]
     ends_at: Mapped[datetime]
+    reconciled_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     end_reason: Mapped[str] = mapped_column(String(200), default="")
 

@@ -4,16 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.credential_fields import CREDENTIAL_FIELDS, VALUE_LENGTH_MAX, CredentialField, hint_of
 from backend.errors import ConflictError, InvalidRequestError
-from backend.models import BrokerAccount, BrokerCredential
+from backend.models import BrokerAccount, BrokerCredential, BrokerSession
 from backend.services.account_service import locked_account
 from backend.services.audit_service import Actor, record
 from backend.services.second_factor_service import NoKeysError
 from backend.vault import Sealed, Vault
+
+TOKEN = "access_token"  # noqa: S105 (a field's name)
+"""The field of a day's token: it comes out of a login and is never given by the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +106,11 @@ async def set_credentials(
     return found
 
 
-def _row(vault: Vault, account: BrokerAccount, field: CredentialField, value: str) -> dict[str, object]:
+def _row(vault: Vault, account: BrokerAccount, field: str, value: str) -> dict[str, object]:
     sealed = vault.seal(_context_in(account, field), value.encode())
     return {
         "account_id": account.id,
-        "field": field.value,
+        "field": str(field),
         "user_id": account.user_id,
         "key_id": sealed.key_id,
         "wrapped_key": sealed.wrapped_key,
@@ -142,6 +145,12 @@ async def erase_credentials(session: AsyncSession, actor: Actor, account: Broker
 
 
 async def _erase(session: AsyncSession, account_id: int) -> list[str]:
+    await session.execute(
+        update(BrokerSession)
+        .where(BrokerSession.account_id == account_id, BrokerSession.ended_at.is_(None))
+        .values(ended_at=func.clock_timestamp(), end_reason="the credentials were changed")
+        .execution_options(synchronize_session=False)
+    )
     gone = await session.scalars(
         delete(BrokerCredential).where(BrokerCredential.account_id == account_id).returning(BrokerCredential.field)
     )
@@ -172,5 +181,38 @@ async def credentials_of(
     return {
         CredentialField(name): vault.open(_context_in(account, name), sealed).decode()
         for name, sealed in found.items()
-        if vault is not None
+        if vault is not None and name != TOKEN
     }
+
+
+async def keep_token(session: AsyncSession, vault: Vault | None, account: BrokerAccount, token: str) -> None:
+    """Seal the day's token of an account in the place of the one before. Joins the transaction.
+
+    Raises:
+        NoKeysError: the deployment has no master key.
+    """
+    if vault is None:
+        raise NoKeysError("A login cannot be kept: the operator must set MASTER_KEY_FILE.")
+    await forget_token(session, account.id)
+    await session.execute(insert(BrokerCredential).inline(), [_row(vault, account, TOKEN, token)])
+
+
+async def forget_token(session: AsyncSession, account_id: int) -> None:
+    """Erase an account's token, if there is one. Joins the transaction."""
+    await session.execute(
+        delete(BrokerCredential).where(BrokerCredential.account_id == account_id, BrokerCredential.field == TOKEN)
+    )
+
+
+async def token_of(session: AsyncSession, vault: Vault | None, account: BrokerAccount) -> str | None:
+    """An account's token, for its adapter; None where there is none. `session` works as the trader.
+
+    Raises:
+        NoKeysError, VaultError: as `credentials_of`.
+    """
+    row = await session.get(BrokerCredential, (account.id, TOKEN), populate_existing=True)
+    if row is None:
+        return None
+    if vault is None:
+        raise NoKeysError("Credentials cannot be opened: the operator must set MASTER_KEY_FILE.")
+    return vault.open(_context_in(account, TOKEN), Sealed(row.key_id, row.wrapped_key, row.sealed)).decode()

@@ -144,6 +144,17 @@ async def _live_switches(
     )
 
 
+async def names_of(session: AsyncSession, order: Order, broker: Broker) -> tuple[str, str]:
+    """The algo id and the address of a real order that was admitted, by the compliance record that lets it out.
+
+    Joins the transaction in which the gate looked at that record.
+    """
+    leaving = order.intent is Intent.EXIT
+    today = order.decided_at.astimezone(IST).date()
+    record = await record_of(session, order.user_id, today, broker.name, lapsed=leaving)
+    return (record.algo_id, record.egress_ip) if record is not None else ("", "")
+
+
 _REJECTIONS = text("""
     SELECT count(*) FROM (
         SELECT state FROM orders

@@ -11,7 +11,7 @@ from typing import Any, cast
 import structlog
 from sqlalchemy import text
 
-from backend.brokers.base import AccountSnapshot, BrokerError, BrokerUnavailableError
+from backend.brokers.base import AccountSnapshot, BrokerError, BrokerUnavailableError, SessionExpiredError
 from backend.domain.calendar import IST, Phase
 from backend.domain.charges import round_trip_fraction
 from backend.domain.decide import OpenTrade, UserState
@@ -165,7 +165,8 @@ _USERS = text("""
            a.id AS account_id, a.broker, p.symbols_max, coalesce(u.entries_used, 0) AS entries_used,
            CASE WHEN 'auto_trading' = ANY (p.features) THEN p.auto_trades_per_day ELSE 0 END AS auto_trades_per_day,
            s.protections, s.strategies, t.trades, o.orders, e.ended, c.closed,
-           l.balance AS ledger_cash, d.equity_rupees AS day_equity
+           l.balance AS ledger_cash, d.equity_rupees AS day_equity,
+           h.account_id IS NULL OR h.reconciled_at IS NOT NULL AS reconciled
       FROM auto_trade_settings s
       JOIN users ON users.id = s.user_id
       LEFT JOIN broker_accounts a ON a.user_id = s.user_id AND a.is_primary
@@ -173,6 +174,7 @@ _USERS = text("""
        AND (a.status = 'ready' OR EXISTS (
             SELECT FROM auto_trades WHERE account_id = a.id AND closed_at IS NULL
                AND status IN ('entering', 'open', 'exiting')))
+      LEFT JOIN broker_sessions h ON h.account_id = a.id
       LEFT JOIN subscriptions b ON b.user_id = s.user_id AND b.status IN ('trialing', 'active', 'past_due')
       JOIN plans p ON p.code = coalesce(b.plan_code, 'free')
       LEFT JOIN ledger_balances l ON l.account_id = a.id AND l.ledger_account = 'cash' AND l.symbol = ''
@@ -294,11 +296,20 @@ def _user_state(
         | unscaled,
         unscaled=unscaled,
         paused=next((block.rule for block in barred if block.symbol is None), None),
-        unavailable=None if usable else Reason.BROKER_UNAVAILABLE,
+        unavailable=_unavailable(row, snapshot),
         broker=row.broker or "",
         day_equity=row.day_equity,
         strategies=frozenset(row.strategies),
     )
+
+
+def _unavailable(row: Any, snapshot: AccountSnapshot | BrokerError | None) -> Reason | None:
+    """Why nothing can be decided for an account now. One that has just been logged in is read in full first."""
+    if isinstance(snapshot, SessionExpiredError):
+        return Reason.BROKER_LOGIN_NEEDED
+    if not isinstance(snapshot, AccountSnapshot):
+        return Reason.BROKER_UNAVAILABLE
+    return None if row.reconciled else Reason.BROKER_NOT_RECONCILED
 
 
 def _beyond_plan(row: Any) -> dict[str, Reason]:

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import func, or_, select, text
+from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -28,6 +28,7 @@ from backend.models import (
     AutoTradeSettings,
     BrokerAccount,
     BrokerAccountStatus,
+    BrokerSession,
     LedgerEntry,
     Order,
     OrderOrigin,
@@ -46,6 +47,7 @@ from backend.services.trading_state_service import impose
 log = structlog.get_logger()
 
 JUST_REFUSED = timedelta(seconds=60)
+_READY = BrokerAccountStatus.READY
 LIVE_TRADES = (TradeStatus.ENTERING, TradeStatus.OPEN, TradeStatus.EXITING)
 
 
@@ -60,8 +62,9 @@ class PositionReport:
     failed_accounts: set[int] = field(default_factory=set[int])
 
 
-async def watch_positions(trading: Trading) -> PositionReport:
-    """Compare every account that trades with its broker, whole book and holdings. Doing it twice changes nothing.
+async def watch_positions(trading: Trading, account_ids: Collection[int] | None = None) -> PositionReport:
+    """Compare every account that trades, or those given, with its broker, whole book and holdings. Doing it twice
+    changes nothing.
 
     Raises:
         SQLAlchemyError, OSError: the database did not answer.
@@ -71,8 +74,9 @@ async def watch_positions(trading: Trading) -> PositionReport:
     # Shares that a split made must not be taken for shares that came from outside.
     scales_known = await settle_actions(trading, now)
     async with trading.sessions() as session:
+        began = await session.scalar(select(func.clock_timestamp()))
         by_broker: dict[str, list[BrokerAccount]] = defaultdict(list)
-        for account in await _accounts(session):
+        for account in await _accounts(session, account_ids):
             by_broker[account.broker].append(account)
     for name, accounts in by_broker.items():
         broker = trading.brokers.get(name)
@@ -83,6 +87,7 @@ async def watch_positions(trading: Trading) -> PositionReport:
         await _adopt_foreign(trading, broker, accounts, now, report)
         if scales_known:
             await _align(trading, broker, accounts, now, report)
+        await _mark_reconciled(trading, [a.id for a in accounts if a.id not in report.failed_accounts], began)
     if report.adopted or report.aligned or report.failed_accounts:
         log.info(
             "positions", adopted=report.adopted, aligned=report.aligned, failed=sorted(report.failed_accounts)[:20]
@@ -90,15 +95,34 @@ async def watch_positions(trading: Trading) -> PositionReport:
     return report
 
 
-async def _accounts(session: AsyncSession) -> Sequence[BrokerAccount]:
-    """Accounts through which anything goes: the primary of whoever auto-trades, and those with trades or orders."""
+async def _mark_reconciled(trading: Trading, account_ids: Sequence[int], began: datetime | None) -> None:
+    """From here on these accounts may buy: their books were read, and adopted, after their last login."""
+    async with trading.sessions.begin() as session:
+        await session.execute(
+            update(BrokerSession)
+            .where(
+                BrokerSession.account_id == func.any(list(account_ids)),
+                BrokerSession.reconciled_at.is_(None),
+                BrokerSession.begun_at <= began,
+            )
+            .values(reconciled_at=func.clock_timestamp())
+            .execution_options(synchronize_session=False)
+        )
+
+
+async def _accounts(session: AsyncSession, account_ids: Collection[int] | None) -> Sequence[BrokerAccount]:
+    """Accounts through which anything goes: the primary of whoever auto-trades, and those with trades or orders. Of
+    those given, all that are switched on."""
+    if account_ids is not None:
+        given = BrokerAccount.id == func.any(list(account_ids))
+        return (await session.scalars(select(BrokerAccount).where(given, BrokerAccount.status == _READY))).all()
     enabled = select(AutoTradeSettings.user_id).where(AutoTradeSettings.enabled)
     trading = select(AutoTrade.account_id).where(AutoTrade.closed_at.is_(None), AutoTrade.status.in_(LIVE_TRADES))
     ordered = select(Order.account_id).where(Order.created_at > func.clock_timestamp() - text("interval '2 days'"))
     rows = await session.scalars(
         select(BrokerAccount)
         .where(
-            BrokerAccount.status == BrokerAccountStatus.READY,
+            BrokerAccount.status == _READY,
             or_(
                 BrokerAccount.is_primary & BrokerAccount.user_id.in_(enabled),
                 BrokerAccount.id.in_(trading),

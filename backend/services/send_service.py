@@ -41,6 +41,17 @@ class Admission(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Admitted:
+    """What the gate said, and the monotonic instant before it looked at what stands. An order with real money bears
+    the names that its compliance record gives it, and no other order any."""
+
+    admission: Admission
+    looked_at: float
+    algo_id: str = ""
+    egress_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Sending:
     """One order on its way: the claim under which its shard is worked on (None: made by hand), and its broker."""
 
@@ -136,29 +147,28 @@ async def send_one(
                 return
             quote, age_s = await quotes.of(sending.recorded.approved.order.symbol)
             began = time.monotonic()
-            admission, looked_at = await _admit(trading, sending, quote, age_s)
-            if admission is Admission.SEND:
+            admitted = await _admit(trading, sending, quote, age_s)
+            if admitted.admission is Admission.SEND:
                 trading.sends.committed(sending.recorded.order_id)
-                send_by = min(began + trading.rules.send_timeout_s, looked_at + trading.rules.halt_unseen_s_max)
-                await _hand_over(trading, sending, send_by)
-        if admission is not Admission.WAIT or time.monotonic() > until:
+                send_by = min(
+                    began + trading.rules.send_timeout_s, admitted.looked_at + trading.rules.halt_unseen_s_max
+                )
+                await _hand_over(trading, sending, admitted, send_by)
+        if admitted.admission is not Admission.WAIT or time.monotonic() > until:
             return
         await asyncio.sleep(RATE_WAIT_S)
 
 
-async def _admit(
-    trading: Trading, sending: Sending, quote: QuoteView | None, quote_age_s: float
-) -> tuple[Admission, float]:
+async def _admit(trading: Trading, sending: Sending, quote: QuoteView | None, quote_age_s: float) -> Admitted:
     """The gate and what it leads to, in one transaction: SUBMITTED with its money reserved, or DENIED with the reason.
 
-    Locks are taken in one order everywhere: shard, order, trade, account. Returned with the monotonic instant before
-    the gate looked at what stands.
+    Locks are taken in one order everywhere: shard, order, trade, account.
     """
     recorded = sending.recorded
     async with trading.sessions.begin() as session:
         order = await _ours_to_send(session, sending)
         if order is None:
-            return Admission.STOP, time.monotonic()
+            return Admitted(Admission.STOP, time.monotonic())
         trade = select(AutoTrade.strategy).where(AutoTrade.id == order.auto_trade_id).with_for_update()
         strategy = await session.scalar(trade) if order.auto_trade_id is not None else None
         await lock_account(session, order.account_id)
@@ -169,14 +179,16 @@ async def _admit(
         verdict = admit(recorded.approved.order, quote, quote_age_s, facts, trading.rules.gate, trading.rules.limits)
         if isinstance(verdict, Refused):
             if verdict.wait:
-                return Admission.WAIT, looked_at
+                return Admitted(Admission.WAIT, looked_at)
             await _deny(session, order, verdict, sending.market_now)
-            return Admission.STOP, looked_at
+            return Admitted(Admission.STOP, looked_at)
+        if sending.broker.real_money:
+            order.algo_id, order.egress_ip = await gate_service.names_of(session, order, sending.broker)
         order.submitted_at = func.clock_timestamp()
         await apply_event(session, order, OrderEventKind.SUBMITTED, "", sending.market_now)
         if needed := needed_rupees(verdict.order):
             await ledger_service.reserve(session, order, needed, sending.market_now)
-    return Admission.SEND, looked_at
+    return Admitted(Admission.SEND, looked_at, order.algo_id or "", order.egress_ip or "")
 
 
 async def _deny(session: AsyncSession, order: Order, refused: Refused, market_now: datetime) -> None:
@@ -190,14 +202,14 @@ async def _deny(session: AsyncSession, order: Order, refused: Refused, market_no
         await impose(session, Scope.USER, str(order.user_id), state, cause, detail)
 
 
-async def _hand_over(trading: Trading, sending: Sending, send_by: float) -> None:
+async def _hand_over(trading: Trading, sending: Sending, admitted: Admitted, send_by: float) -> None:
     """The socket, until `send_by` of the monotonic clock: who was stopped after the commit, by whatever, must not send,
     as others may already count on the order's absence."""
     recorded, market_now = sending.recorded, sending.market_now
     if not trading.sends.take(recorded.order_id):
         await _halt_for_excess(trading, recorded)
         return
-    request = _request(recorded, send_by)
+    request = _request(recorded, admitted, send_by)
     try:
         request.require_time()
         async with asyncio.timeout(trading.rules.send_timeout_s):
@@ -216,7 +228,7 @@ async def _hand_over(trading: Trading, sending: Sending, send_by: float) -> None
         await _answer(trading, recorded.order_id, OrderEventKind.ACCEPTED, detail, broker_order_id, market_now)
 
 
-def _request(recorded: Recorded, send_by: float) -> OrderRequest:
+def _request(recorded: Recorded, admitted: Admitted, send_by: float) -> OrderRequest:
     wanted = recorded.approved.order
     return OrderRequest(
         wanted.symbol,
@@ -228,6 +240,8 @@ def _request(recorded: Recorded, send_by: float) -> OrderRequest:
         wanted.limit_price,
         recorded.client_order_id,
         send_by=send_by,
+        algo_id=admitted.algo_id,
+        egress_ip=admitted.egress_ip,
     )
 
 

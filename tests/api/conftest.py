@@ -151,7 +151,7 @@ def make_trading(http: httpx.AsyncClient, url: str, sessions: Sessions, market: 
     )
     return Trading(
         sessions=sessions,
-        brokers={"paper": PaperBroker(sessions, paper)},
+        brokers={"paper": PaperBroker(sessions, paper, place_timeout_s=6.0)},
         market_data=market_data,
         ml_service=MlServiceClient(http, url, 5),
         calendar=calendar,
