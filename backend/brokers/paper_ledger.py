@@ -98,52 +98,81 @@ async def balances(session: AsyncSession, account_ids: Sequence[int]) -> dict[in
     return found
 
 
-def cost_of_buying(
+def cost_of_opening(
+    side: Side,
     product: Product,
     exchange: Exchange,
     day: date,
     open_value: Decimal,
+    *,
+    leverage: Decimal = Decimal(1),
     filled_value: Decimal = Decimal(0),
     charges_paid: Decimal = Decimal(0),
 ) -> Decimal:
-    """Rupees, charges included, that an order still needs to buy `open_value` rupees' worth of shares on `day`.
+    """Rupees, charges included, that an order still needs to trade `open_value` rupees' worth of new shares on `day`.
 
-    `filled_value` and `charges_paid` are what it has bought and paid already: charges are levied per order.
+    `filled_value` and `charges_paid` are what it has traded and paid already: charges are levied per order.
     """
-    due = charges_on_turnover(rates_on(product, exchange, day), Side.BUY, filled_value + open_value).total
-    return open_value + due - charges_paid
+    if not open_value:
+        return Decimal(0)
+    due = charges_on_turnover(rates_on(product, exchange, day), side, filled_value + open_value).total
+    return open_value / leverage + due - charges_paid
 
 
-async def reserved_cash(session: AsyncSession, account_ids: Sequence[int]) -> dict[int, Decimal]:
-    """Rupees that resting buys hold back, per account that has any: all they can still cost, charges included."""
+async def reserved_cash(
+    session: AsyncSession, account_ids: Sequence[int], besides: int | None = None
+) -> dict[int, Decimal]:
+    """Rupees that resting orders hold back, per account that has any: all that they can still cost, charges included.
+
+    Args:
+        besides: the order that is left out.
+    """
+    order = PaperOrder
+    opening = order.quantity - func.greatest(order.filled_quantity, order.closing_quantity)
     rows = await session.execute(
         select(
-            PaperOrder.account_id,
-            PaperOrder.product,
-            PaperOrder.exchange,
-            PaperOrder.placed_at,
-            PaperOrder.limit_price * (PaperOrder.quantity - PaperOrder.filled_quantity),
-            PaperOrder.filled_value,
-            PaperOrder.charges,
-        ).where(PaperOrder.account_id == any_id(account_ids), is_resting(), PaperOrder.side == Side.BUY)
+            order.account_id,
+            order.side,
+            order.product,
+            order.exchange,
+            order.placed_at,
+            order.limit_price * opening,
+            order.leverage,
+            order.filled_value,
+            order.charges,
+        ).where(order.account_id == any_id(account_ids), is_resting(), opening > 0, order.id != (besides or 0))
     )
     reserved: dict[int, Decimal] = defaultdict(Decimal)
-    for account_id, product, exchange, placed_at, open_value, filled_value, paid in rows:
-        day = placed_at.astimezone(IST).date()
-        reserved[account_id] += cost_of_buying(product, Exchange(exchange), day, open_value, filled_value, paid)
+    for account_id, side, product, exchange, placed_at, open_value, leverage, filled_value, paid in rows:
+        reserved[account_id] += cost_of_opening(
+            side,
+            product,
+            Exchange(exchange),
+            placed_at.astimezone(IST).date(),
+            open_value,
+            leverage=leverage,
+            filled_value=filled_value,
+            charges_paid=paid,
+        )
     return reserved
 
 
-async def reserved_shares(session: AsyncSession, account_id: int, symbol: str) -> int:
-    """Shares of `symbol` that the account's resting sells hold back."""
-    reserved = await session.scalar(
-        select(func.sum(PaperOrder.quantity - PaperOrder.filled_quantity)).where(
-            PaperOrder.account_id == account_id,
-            PaperOrder.symbol == symbol,
-            is_resting(),
-            PaperOrder.side == Side.SELL,
-        )
-    )
+async def reserved_shares(
+    session: AsyncSession,
+    account_id: int,
+    symbol: str,
+    side: Side = Side.SELL,
+    product: Product | None = None,
+    besides: int | None = None,
+) -> int:
+    """Shares of `symbol` that the account's resting orders of one side take out of what it has; of one product, or of
+    all. `besides` is the order that is left out."""
+    order = PaperOrder
+    closing = func.greatest(order.closing_quantity - order.filled_quantity, 0)
+    wanted = [order.account_id == account_id, order.symbol == symbol, order.side == side, order.id != (besides or 0)]
+    if product is not None:
+        wanted.append(order.product == product)
+    reserved = await session.scalar(select(func.sum(closing)).where(*wanted, is_resting()))
     return int(reserved or 0)
 
 

@@ -86,3 +86,7 @@ class PaperRules:
 
 BROKER_LIKE = PaperRules(intraday=True, auctions=True, queues=True)
 """As a discount broker trades cash equity: margin ×5 on MIS (facts of Zerodha's margin policy, 2026)."""
+
+
+def words(error: Exception) -> str:
+    return str(error) or type(error).__name__

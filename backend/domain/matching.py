@@ -102,7 +102,7 @@ def match_on_arrival(
         marketable = order.limit_price <= bid
         price = max(order.limit_price, _step(bid, -bid * model.slippage, tick))
     quantity = min(order.open_quantity, available) if marketable else 0
-    return Match(quantity, price, triggered=order.triggered and order.order_type is OrderType.STOP_LIMIT)
+    return Match(quantity, price, triggered=False)
 
 
 def match_in_bar(order: RestingOrder, bar: BarView, model: FillModel, taken: int = 0) -> Match:
@@ -129,19 +129,20 @@ def match_in_bar(order: RestingOrder, bar: BarView, model: FillModel, taken: int
 
 
 def match_queue(
-    resting: Mapping[Key, tuple[RestingOrder, datetime]], bars: Sequence[BarView], model: FillModel
+    resting: Mapping[Key, tuple[RestingOrder, Sequence[BarView]]], model: FillModel
 ) -> Iterator[tuple[Key, Match, datetime]]:
-    """Fill one account's orders in one share, each from its instant on, by price-time priority.
+    """Fill one account's orders in one share, each inside its own bars, by price-time priority.
 
     Within a bar the better price comes first, then the earlier order, in the order of `resting`; together the orders of
     one side take no more than `participation` of what the bar traded. Yields each trigger and fill at its bar's end.
     """
     orders = {key: order for key, (order, _) in resting.items()}
-    for bar in bars:
+    own = {key: frozenset(bars) for key, (_, bars) in resting.items()}
+    for bar in sorted(frozenset[BarView]().union(*own.values()), key=lambda bar: bar.start):
         taken = dict.fromkeys(Side, 0)
-        for key in sorted(orders, key=lambda k: _price_priority(orders[k])):
+        for key in sorted(orders, key=lambda key: _price_priority(orders[key])):
             order = orders[key]
-            if bar.start < resting[key][1] or not order.open_quantity:
+            if bar not in own[key] or not order.open_quantity:
                 continue
             match = match_in_bar(order, bar, model, taken[order.side])
             if match.quantity or (match.triggered and not order.triggered):
@@ -152,9 +153,9 @@ def match_queue(
 
 
 def match_in_auction(order: RestingOrder, price: Decimal, volume: int, model: FillModel, taken: int = 0) -> Match:
-    """Fill an order at an auction's single price, where its limit allows that price; stops take no part."""
+    """Fill an order at an auction's single price, where its limit allows that price; waiting stops take no part."""
     within = order.limit_price >= price if order.side is Side.BUY else order.limit_price <= price
-    if order.order_type is OrderType.STOP_LIMIT or not within:
+    if not order.triggered or not within:
         return Match(0, Decimal(0), triggered=order.triggered)
     available = min(order.open_quantity, int(volume * model.participation) - taken)
     return Match(max(available, 0), price, triggered=order.triggered)
