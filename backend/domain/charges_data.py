@@ -79,4 +79,21 @@ BROKERAGE_PLANS = {
         auto_square_off_rupees=Decimal("59.00"),
         source=f"2026 broker tables; depository charge (3.50 + 9.50) + GST {MEMORY}; square-off 50 + GST, support page",
     ),
+    "upstox": BrokeragePlan(
+        cnc_pct=Decimal("2.5"),
+        mis_pct=Decimal("0.1"),
+        order_rupees_max=Decimal(20),
+        dp_rupees_per_isin_and_day=Decimal("23.60"),
+        auto_square_off_rupees=Decimal("59.00"),
+        source="upstox.com/brokerage-charges: delivery 20 (2.5 % is the most a broker may take), intraday 20 or 0.1 %, "
+        f"square-off 59 all-in; depository 20 + GST {MEMORY} (18.50 until 2025)",
+    ),
+    "dhan": BrokeragePlan(
+        cnc_pct=Decimal(0),
+        mis_pct=Decimal("0.03"),
+        order_rupees_max=Decimal(20),
+        dp_rupees_per_isin_and_day=Decimal("14.75"),
+        auto_square_off_rupees=Decimal("23.60"),
+        source="dhan.co/pricing as of 2025-26: intraday 20 or 0.03 %, depository 12.50 + GST, square-off 20 + GST",
+    ),
 }
