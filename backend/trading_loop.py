@@ -14,6 +14,7 @@ from backend.services.auto_trading_service import run_cycle
 from backend.services.context import Trading
 from backend.services.corporate_action_service import settle_actions
 from backend.services.end_of_day_service import end_of_day
+from backend.services.guard_service import guard_trades
 from backend.services.outbox_service import deliver
 from backend.services.position_service import watch_positions
 from backend.services.reconcile_service import look_up, reconcile
@@ -56,6 +57,7 @@ class TradingLoop:
         for name, job, seconds in (
             ("reconcile", self._reconcile, reconcile_interval_s),
             ("look_up", self._look_up, trading.rules.lookup.every_s),
+            ("guards", self._guards, reconcile_interval_s),
             ("positions", self._positions, positions_interval_s),
             ("cycle", self._cycle, every),
             ("actions", self._actions, CALENDAR_REFRESH_S),
@@ -117,6 +119,10 @@ class TradingLoop:
 
     async def _look_up(self) -> None:
         await look_up(self._trading)
+
+    async def _guards(self) -> None:
+        if self._reconciled:
+            await guard_trades(self._trading)
 
     async def _positions(self) -> None:
         await watch_positions(self._trading)

@@ -28,6 +28,7 @@ from backend.api.routes import (
     backtests,
     billing,
     broker_accounts,
+    broker_sessions,
     consents,
     data_rights,
     health,
@@ -55,6 +56,8 @@ ROUTERS = (
     billing.router,
     billing.webhooks,
     broker_accounts.router,
+    broker_sessions.router,
+    broker_sessions.callbacks,
     auto_trading.router,
     orders.router,
     backtests.router,
@@ -71,6 +74,7 @@ ROUTERS = (
     audit.admin_router,
     admin_trading.router,
     admin_users.router,
+    broker_sessions.admin_router,
     health.router,
 )
 

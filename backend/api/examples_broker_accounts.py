@@ -29,14 +29,48 @@ def _credentials(set_at: str | None, hint: str) -> Json:
 
 _SET = _credentials("2026-03-02T09:20:00+05:30", "x7q2")
 
+_READINESS: Json = {
+    "account_id": 6,
+    "broker": "zerodha",
+    "label": "My shares",
+    "status": "ready",
+    "is_primary": True,
+    "state": "login_needed",
+    "session_ends_at": None,
+    "open_trades": 2,
+    "next_step": "POST /v1/broker-accounts/6/login tells where to log in for today.",
+}
+_WORD = "5f0c1d9e7ab34c2890d1e2f3a4b5c6d7"
+
 REQUESTS: dict[str, Json] = {
+    "finish_broker_login": {"returned": {"request_token": "Tz8k2PqX5vRwY1nA"}},
     "open_broker_account": {"broker": "paper", "label": "Play money"},
     "change_broker_account": {"label": "Play money", "primary": True},
     "set_broker_credentials": {"api_key": "hk3m9d2p4r5tx7q2", "api_secret": "…"},
 }
 """Request bodies by operation id."""
 
-ANSWERS: dict[str, Json] = {
+ANSWERS: dict[str, Any] = {
+    "get_readiness": {"ready": False, "accounts": [_READINESS]},
+    "list_readiness": {"accounts": [_READINESS | {"user_id": 7}], "next_cursor": None},
+    "begin_broker_login": {
+        "account_id": 6,
+        "login_url": "https://kite.zerodha.com/connect/login?api_key=hk3m9d2p4r5tx7q2&v=3",
+        "redirect_url": "https://sauda.example.com/v1/broker-login/zerodha",
+        "postback_url": f"https://sauda.example.com/v1/webhooks/orders/zerodha/6/{_WORD}",
+    },
+    "finish_broker_login": {
+        "account_id": 6,
+        "broker": "zerodha",
+        "ends_at": "2026-03-03T06:00:00+05:30",
+        "reconciled": True,
+    },
+    "end_broker_login": {
+        "account_id": 6,
+        "message": "You are logged out; open trades have no exits until you log in.",
+    },
+    "return_from_broker": "You are logged in at zerodha until 03 Mar 06:00 IST. You may close this page.\n",
+    "hear_broker": {"account_id": 6},
     "open_broker_account": {"environment": "simulated", "account": ACCOUNT},
     "list_broker_accounts": {"environment": "simulated", "accounts": [ACCOUNT]},
     "change_broker_account": {"environment": "simulated", "account": ACCOUNT},

@@ -20,6 +20,7 @@ _ORDER: Json = {
     "order_type": "limit",
     "quantity": 19,
     "limit_price": "2457.35",
+    "trigger_price": None,
     "state": "partially_filled",
     "filled_quantity": 12,
     "average_price": "2451.20",

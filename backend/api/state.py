@@ -8,6 +8,7 @@ from backend.api.perimeter import Perimeter
 from backend.db import Sessions
 from backend.security import Security
 from backend.services.billing_rules import BillingRules
+from backend.services.broker_login_service import BrokerLogins
 from backend.services.context import Trading
 from backend.services.export_service import Exports
 from backend.services.quote_board import QuoteBoard
@@ -19,6 +20,10 @@ from contracts.common import Environment
 
 def _no_trouble() -> str:
     return ""
+
+
+def _no_hint(account_id: int) -> None:  # noqa: ARG001
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +48,8 @@ class ApiState:
     logins: LoginRules = field(default_factory=LoginRules)
     billing: BillingRules = field(default_factory=BillingRules)
     exports: Exports = field(default_factory=Exports)
+    broker_logins: BrokerLogins | None = None
+    """None where accounts at real brokers cannot be opened."""
+    hint: Callable[[int], None] = _no_hint
+    """Takes an account whose broker says that something happened."""
     trouble: Callable[[], str] = _no_trouble

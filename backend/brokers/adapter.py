@@ -156,6 +156,10 @@ class Adapter(Protocol):
 
     async def funds(self, access: Access) -> Funds: ...
 
+    def is_genuine(self, postback: bytes, credentials: Credentials) -> bool:
+        """Whether a message about an order bears the broker's signature; True where the broker signs none."""
+        ...
+
     async def instruments(self) -> Mapping[tuple[str, str], Instrument]:
         """The broker's list of today, by exchange ("nse", "bse") and symbol; read once a day."""
         ...

@@ -143,13 +143,18 @@ def manual_order_id(user_id: int, key: str) -> str:
     return hashlib.blake2b(f"manual|{user_id}|{key}".encode(), digest_size=10).hexdigest().upper()
 
 
+def guard_order_id(trade_id: int, number: int) -> str:
+    """The name of a trade's guard: the same for the same trade and count of guards before it."""
+    return hashlib.blake2b(f"guard|{trade_id}|{number}".encode(), digest_size=10).hexdigest().upper()
+
+
 def external_order_id(account_id: int, broker_order_id: str) -> str:
     """Our name for an order made in the broker's own app; never sent anywhere, and no name of ours looks like it."""
     return "X" + hashlib.blake2b(f"{account_id}|{broker_order_id}".encode(), digest_size=9).hexdigest().upper()
 
 
 def is_own_name(tag: str) -> bool:
-    """Whether a tag in a broker's book looks like one that `client_order_id` or `manual_order_id` gave."""
+    """Whether a tag in a broker's book looks like one that was made here, for an order of any origin."""
     return len(tag) == 20 and set(tag) <= set("0123456789ABCDEF")
 
 

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     # the gate
     OUTSIDE_PRICE_BAND = "outside_price_band"
     OUTSIDE_COLLAR = "outside_collar"
+    TRIGGER_PASSED = "trigger_passed"
     NOT_ON_TICK = "not_on_tick"
     QUANTITY_INVALID = "quantity_invalid"
     ABOVE_FREEZE_QUANTITY = "above_freeze_quantity"
@@ -118,6 +119,7 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.LOW_PROFIT_SYMBOL: "This symbol's trades lost too much; the status shows when it may be entered again.",
     Reason.OUTSIDE_PRICE_BAND: "The limit price lies outside the exchange's band.",
     Reason.OUTSIDE_COLLAR: "The limit price is too far from the market.",
+    Reason.TRIGGER_PASSED: "The stop has been passed already, or cannot wait where it is; the next tick decides.",
     Reason.NOT_ON_TICK: "The limit price is not a multiple of the tick.",
     Reason.QUANTITY_INVALID: "The quantity is not a positive multiple of the lot.",
     Reason.ABOVE_FREEZE_QUANTITY: "The exchange freezes orders of this size.",

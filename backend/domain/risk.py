@@ -43,7 +43,7 @@ class QuoteView:
 
 @dataclass(frozen=True, slots=True)
 class OrderIntent:
-    """An order as the decision wants it; prices in rupees per share."""
+    """An order as the decision wants it; prices in rupees per share. A STOP_LIMIT order has its `trigger_price`."""
 
     symbol: str
     exchange: str
@@ -53,6 +53,7 @@ class OrderIntent:
     quantity: int
     limit_price: Decimal
     intent: Intent
+    trigger_price: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,11 @@ def check(
         return Denied(Reason.NOT_ON_TICK)
     if not quote.lower_band <= price <= quote.upper_band:
         return Denied(Reason.OUTSIDE_PRICE_BAND)
-    if abs(price - quote.last) > quote.last * limits.collar_fraction_max:
+    if order.order_type is OrderType.STOP_LIMIT and not _rests(order, quote):
+        return Denied(Reason.TRIGGER_PASSED)
+    # A stop trades from its trigger on, wherever the price is now.
+    reference = order.trigger_price or quote.last
+    if abs(price - reference) > reference * limits.collar_fraction_max:
         return Denied(Reason.OUTSIDE_COLLAR)
     if order.intent is Intent.EXIT:
         return Approved(order, _SEAL) if order.quantity <= held else Denied(Reason.SELL_EXCEEDS_HOLDING)
@@ -141,3 +146,16 @@ def check(
     if value > cash_free:
         return Denied(Reason.INSUFFICIENT_FUNDS)
     return Approved(order, _SEAL)
+
+
+def _rests(order: OrderIntent, quote: QuoteView) -> bool:
+    """Whether a stop has a trigger that waits: beyond the last price on the order's side, on the tick, in the band, and
+    with its limit behind it."""
+    trigger = order.trigger_price
+    if trigger is None or not trigger.is_finite() or trigger % quote.tick:
+        return False
+    if not quote.lower_band <= trigger <= quote.upper_band:
+        return False
+    if order.side is Side.SELL:
+        return order.limit_price <= trigger < quote.last
+    return quote.last < trigger <= order.limit_price

@@ -31,6 +31,7 @@ from backend.services.cycle_service import (
 )
 from backend.services.day_loss_service import watch_day_loss
 from backend.services.gather_service import MarketInputs, gather_market, gather_users
+from backend.services.guard_service import release_guards
 from backend.services.reconcile_service import cancel_entries, reconcile
 from backend.services.record_service import Recorded, record
 from backend.services.send_service import send
@@ -139,6 +140,7 @@ async def run_shard(
         users = await gather_users(trading, claim.shard, claim.shards, market)
         users = await watch_day_loss(trading, users, market)
         decisions = decide_all(market, rankings, users, trading.rules.limits)
+        await release_guards_of_exits(trading, decisions, market.now)
         try:
             recorded = await record(trading, claim, cycle.scheduled_at, market.now, market.today, decisions)
         except FencedError as fenced:
@@ -151,6 +153,14 @@ async def run_shard(
             # What was not sent is free at once: the next reconciliation drops it, and the next tick decides anew.
             await finish_shard(trading.sessions, claim)
     await settle(trading, recorded, decisions, market.now)
+
+
+async def release_guards_of_exits(trading: Trading, decisions: list[UserDecision], market_now: datetime) -> None:
+    """Take back the stops that rest at real brokers for trades that are decided to be left."""
+    real = [d for d in decisions if d.exits and trading.brokers[d.user.broker].real_money]
+    leaving = {planned.trade.trade_id for decision in real for planned in decision.exits}
+    if leaving:
+        await release_guards(trading, leaving, market_now)
 
 
 def rank_modes(market: MarketView, limits: RiskLimits) -> dict[Mode, Ranking]:

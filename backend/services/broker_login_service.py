@@ -4,7 +4,7 @@ A broker's token ends each night, and a rule of SEBI wants the user's own consen
 itself, and no password, PIN or TOTP secret of a broker's is ever kept (SEBI/HO/MIRSD/MIRSD-PoD/P/CIR/2025/0000013).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -53,8 +53,8 @@ class _Opened:
     credentials: Credentials
 
 
-async def begin_login(logins: BrokerLogins, user_id: int, account_id: int) -> str:
-    """Where the user logs in at the account's broker.
+async def begin_login(logins: BrokerLogins, user_id: int, account_id: int) -> tuple[BrokerAccount, str]:
+    """The account, and where the user logs in at its broker.
 
     Raises:
         NotFoundError, ConflictError: no such account, it is closed, it needs no login, or credentials are missing.
@@ -63,7 +63,7 @@ async def begin_login(logins: BrokerLogins, user_id: int, account_id: int) -> st
     """
     opened = await _open(logins, user_id, account_id)
     state = logins.security.sign_state(STATE, account_id, STATE_MINUTES)
-    return await opened.adapter.login_url(logins.http, opened.credentials, state)
+    return opened.account, await opened.adapter.login_url(logins.http, opened.credentials, state)
 
 
 async def account_of_redirect(logins: BrokerLogins, broker: str, returned: Mapping[str, str]) -> tuple[int, int]:
@@ -82,8 +82,8 @@ async def account_of_redirect(logins: BrokerLogins, broker: str, returned: Mappi
 
 async def finish_login(
     logins: BrokerLogins, actor: Actor, user_id: int, account_id: int, returned: Mapping[str, str], now: datetime
-) -> BrokerSession:
-    """Exchange what the broker returned for the day's token and keep it sealed.
+) -> tuple[BrokerAccount, BrokerSession]:
+    """Exchange what the broker returned for the day's token and keep it sealed: the account and its new session.
 
     Raises:
         NotFoundError, ConflictError: as `begin_login`; or the login is that of another client of the broker's.
@@ -109,7 +109,7 @@ async def finish_login(
             target=f"broker_account:{account_id}",
             after={"ends_at": found.ends_at.isoformat()},
         )
-    return begun
+    return account, begun
 
 
 async def end_login(logins: BrokerLogins, actor: Actor, user_id: int, account_id: int, now: datetime) -> None:
@@ -151,6 +151,22 @@ async def session_ended(sessions: Sessions, account_id: int, begun_at: datetime,
             )
             .values(ended_at=func.clock_timestamp(), end_reason=why)
             .returning(BrokerSession)
+        )
+
+
+async def mark_reconciled(sessions: Sessions, account_ids: Sequence[int], began: datetime | None) -> None:
+    """From here on these accounts may trade: their books were read, and adopted, after their last login; `began` is an
+    instant of the database's clock before they were."""
+    async with sessions.begin() as session:
+        await session.execute(
+            update(BrokerSession)
+            .where(
+                BrokerSession.account_id == func.any(list(account_ids)),
+                BrokerSession.reconciled_at.is_(None),
+                BrokerSession.begun_at <= began,
+            )
+            .values(reconciled_at=func.clock_timestamp())
+            .execution_options(synchronize_session=False)
         )
 
 

@@ -43,7 +43,7 @@ _FACTS = text("""
                     date_trunc('day', clock_timestamp() AT TIME ZONE 'Asia/Kolkata') AT TIME ZONE 'Asia/Kolkata',
                     clock_timestamp() - make_interval(secs => :window_s))),
          live AS (
-             SELECT symbol, side, state, quantity - filled_quantity AS open, limit_price FROM orders
+             SELECT symbol, side, state, origin, quantity - filled_quantity AS open, limit_price FROM orders
               WHERE user_id = :user_id AND account_id = :account_id AND id <> :order_id
                 AND state IN ('submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown'))
     SELECT (SELECT count(*) FROM sent
@@ -52,7 +52,9 @@ _FACTS = text("""
            (SELECT count(*) FROM sent) AS today,
            (SELECT count(*) FROM sent, lifted WHERE symbol = :symbol AND submitted_at > lifted.at
                AND submitted_at > clock_timestamp() - make_interval(secs => :window_s)) AS symbol_sent,
-           EXISTS (SELECT FROM live WHERE symbol = :symbol AND side <> :side
+           -- a guard waits below the market, and would be met only where a buy had been filled long before
+           :origin <> 'guard' AND EXISTS (SELECT FROM live WHERE symbol = :symbol
+                      AND side <> :side AND origin <> 'guard'
                       AND coalesce(CASE :side WHEN 'buy' THEN limit_price <= CAST(:limit_price AS numeric)
                                               ELSE limit_price >= CAST(:limit_price AS numeric) END, true)) AS opposite,
            EXISTS (SELECT FROM live WHERE symbol = :symbol AND state = 'unknown') AS unknown,
@@ -93,6 +95,7 @@ async def facts_of(
                 "order_id": order.id,
                 "symbol": order.symbol,
                 "side": order.side.value,
+                "origin": order.origin.value,
                 "limit_price": order.limit_price,
                 "decided_at": order.decided_at,
                 "second_s": SECOND_S,

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.domain.calendar import IST
-from backend.domain.decide import TradeStatus
+from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.orders import LIVE_STATES, Intent, OrderEventKind, transition
 from backend.domain.positions import Execution
 from backend.domain.reconcile import BookTrade
@@ -115,10 +115,13 @@ async def update_trade(session: AsyncSession, trade_id: int, market_at: datetime
     intents = {order.id: order.intent for order in orders}
     fills = await session.scalars(select(Fill).where(Fill.order_id.in_(intents)).order_by(Fill.filled_at, Fill.id))
     summary = summarize(
-        [(order.intent, order.state) for order in orders],
+        # A guard rests for as long as its trade is open: that it does makes no trade one that is being left.
+        [(order.intent, order.state) for order in orders if order.origin is not OrderOrigin.GUARD],
         [TradeFill(intents[f.order_id], Execution(f.side, f.quantity, f.price, f.charges), f.filled_at) for f in fills],
         (await actions_of_trades(session, [trade_id]))[trade_id],
     )
+    if trade.exit_reason is None and any(o.origin is OrderOrigin.GUARD and o.filled_quantity for o in orders):
+        trade.exit_reason = ExitReason.STOP
     if announced:
         _announce_change(session, trade, summary)
     trade.status = summary.status

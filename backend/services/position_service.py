@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import func, or_, select, text, update
+from sqlalchemy import func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -28,7 +28,6 @@ from backend.models import (
     AutoTradeSettings,
     BrokerAccount,
     BrokerAccountStatus,
-    BrokerSession,
     LedgerEntry,
     Order,
     OrderOrigin,
@@ -37,6 +36,7 @@ from backend.models import (
 from backend.services import ledger_service
 from backend.services.action_record_service import actions_of_trades, is_pending
 from backend.services.broker_books import BOOK_TIMEOUT_S
+from backend.services.broker_login_service import mark_reconciled
 from backend.services.context import Trading
 from backend.services.corporate_action_service import settle_actions
 from backend.services.order_service import update_trade
@@ -87,27 +87,12 @@ async def watch_positions(trading: Trading, account_ids: Collection[int] | None 
         await _adopt_foreign(trading, broker, accounts, now, report)
         if scales_known:
             await _align(trading, broker, accounts, now, report)
-        await _mark_reconciled(trading, [a.id for a in accounts if a.id not in report.failed_accounts], began)
+        await mark_reconciled(trading.sessions, [a.id for a in accounts if a.id not in report.failed_accounts], began)
     if report.adopted or report.aligned or report.failed_accounts:
         log.info(
             "positions", adopted=report.adopted, aligned=report.aligned, failed=sorted(report.failed_accounts)[:20]
         )
     return report
-
-
-async def _mark_reconciled(trading: Trading, account_ids: Sequence[int], began: datetime | None) -> None:
-    """From here on these accounts may buy: their books were read, and adopted, after their last login."""
-    async with trading.sessions.begin() as session:
-        await session.execute(
-            update(BrokerSession)
-            .where(
-                BrokerSession.account_id == func.any(list(account_ids)),
-                BrokerSession.reconciled_at.is_(None),
-                BrokerSession.begun_at <= began,
-            )
-            .values(reconciled_at=func.clock_timestamp())
-            .execution_options(synchronize_session=False)
-        )
 
 
 async def _accounts(session: AsyncSession, account_ids: Collection[int] | None) -> Sequence[BrokerAccount]:

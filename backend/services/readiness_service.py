@@ -68,18 +68,20 @@ async def readiness(
     now: datetime,
     *,
     user_id: int | None = None,
-    after_id: int = 0,
+    before_id: int | None = None,
     limit: int = 100,
 ) -> list[AccountReadiness]:
-    """Accounts that are not closed, by id: of one user, or (for administrators) of everybody.
+    """Accounts that are not closed, newest first: of one user, or (for administrators) of everybody.
 
     Args:
         connected: brokers that orders can go to from this deployment.
     """
-    query = _accounts().where(BrokerAccount.status != BrokerAccountStatus.CLOSED, BrokerAccount.id > after_id)
+    query = _accounts().where(BrokerAccount.status != BrokerAccountStatus.CLOSED)
+    if before_id is not None:
+        query = query.where(BrokerAccount.id < before_id)
     if user_id is not None:
         query = query.where(BrokerAccount.user_id == user_id)
-    rows = await session.execute(query.order_by(BrokerAccount.id).limit(limit))
+    rows = await session.execute(query.order_by(BrokerAccount.id.desc()).limit(limit))
     return [_readiness(row, connected, now) for row in rows]
 
 

@@ -377,7 +377,9 @@ async def _abandon_unsent(trading: Trading, market_now: datetime) -> int:
             of_this = (Order.cycle_id == cycle_id) & (Order.shard == shard)
             abandoned += await _abandon(session, of_this, market_now)
         overdue = Order.created_at < func.clock_timestamp() - timedelta(seconds=trading.rules.entry_send_s_max * 2)
-        return abandoned + await _abandon(session, (Order.origin == OrderOrigin.MANUAL) & overdue, market_now)
+        return abandoned + await _abandon(
+            session, Order.origin.in_((OrderOrigin.MANUAL, OrderOrigin.GUARD)) & overdue, market_now
+        )
 
 
 async def _abandon(session: AsyncSession, which: ColumnElement[bool], market_now: datetime) -> int:

@@ -180,7 +180,10 @@ _SHARD_LOCK = 0x5AD0
 """Class of the advisory locks that let one cycle at a time record a shard of users."""
 
 _LIVE_NOW = text("""
-    SELECT id, account_id, symbol, status, cluster FROM auto_trades
+    SELECT id, account_id, symbol, status, cluster,
+           EXISTS (SELECT FROM orders WHERE auto_trade_id = auto_trades.id AND origin = 'guard' AND state IN (
+                   'pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')) AS guarded
+      FROM auto_trades
      WHERE account_id = ANY(CAST(:accounts AS bigint[])) AND closed_at IS NULL
        AND status IN ('entering', 'open', 'exiting')
 """)
@@ -198,7 +201,8 @@ async def _drop_overtaken(session: AsyncSession, decisions: Sequence[UserDecisio
         return
     rows = (await session.execute(_LIVE_NOW, {"accounts": accounts})).all()
     held = {(row.account_id, row.symbol) for row in rows}
-    still_open = {row.id for row in rows if row.status == TradeStatus.OPEN}
+    # With its guard still at the broker, an exit could sell the same shares a second time.
+    still_open = {row.id for row in rows if row.status == TradeStatus.OPEN and not row.guarded}
     clusters = Counter((row.account_id, row.cluster) for row in rows if row.status != TradeStatus.EXITING)
     for decision in decisions:
         account_id = decision.user.account_id

@@ -239,6 +239,7 @@ def _request(recorded: Recorded, admitted: Admitted, send_by: float) -> OrderReq
         wanted.quantity,
         wanted.limit_price,
         recorded.client_order_id,
+        trigger_price=wanted.trigger_price,
         send_by=send_by,
         algo_id=admitted.algo_id,
         egress_ip=admitted.egress_ip,

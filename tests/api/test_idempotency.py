@@ -31,6 +31,7 @@ NEITHER = {
     *("answer_notice", "erase_me"),
     *("activate_user", "deactivate_user", "end_user_sessions", "reset_second_factor"),
     *("pause_trading", "force_reconcile"),
+    *("begin_broker_login", "finish_broker_login", "hear_broker"),
 }
 """POSTs that create no order and move no money, or may be repeated as they are."""
 

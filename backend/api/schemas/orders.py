@@ -77,6 +77,7 @@ class OrderView(Reply):
     order_type: OrderType
     quantity: int
     limit_price: Money | None
+    trigger_price: Money | None
     state: OrderState
     filled_quantity: int
     average_price: Money | None
