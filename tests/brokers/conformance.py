@@ -17,6 +17,7 @@ from backend.brokers.base import (
     Broker,
     BrokerError,
     BrokerUnavailableError,
+    NotPlacedError,
     OrderChange,
     OrderRejectedError,
     OrderRequest,
@@ -27,7 +28,11 @@ from backend.domain.reconcile import BookOrder, BookStatus
 
 TAG = "0123456789abcdefGHIJ"
 """As long as a tag may be."""
-LIMIT = OrderRequest("INFY", "nse", Side.BUY, Product.CNC, OrderType.LIMIT, 10, Decimal("1500.05"), TAG)
+EGRESS_IP = "192.0.2.1"
+"""The address that the orders are approved for, and that a broker's access leaves from."""
+LIMIT = OrderRequest(
+    "INFY", "nse", Side.BUY, Product.CNC, OrderType.LIMIT, 10, Decimal("1500.05"), TAG, egress_ip=EGRESS_IP
+)
 STOP = replace(
     LIMIT,
     side=Side.SELL,
@@ -221,6 +226,10 @@ class TradingConformance:
         order = await only_order(world)
         assert order.broker_order_id == order_id
         assert order.status in {BookStatus.EXPIRED, BookStatus.CANCELLED}
+
+    async def test_a_market_order_without_protection_is_refused(self, world: World):
+        with pytest.raises((OrderRejectedError, NotPlacedError), match="protection"):
+            await placed(world, replace(MARKET, protection_percent=None))
 
     async def test_what_comes_too_late_is_not_placed(self, world: World):
         with pytest.raises(TooLateError):
