@@ -11,8 +11,10 @@ import structlog
 
 from backend.brokers.adapter import Position
 from backend.brokers.base import NotPlacedError, OrderRequest
+from backend.brokers.book_charges import with_charges
+from backend.brokers.wire_fields import MalformedError
 from backend.domain.market import OrderType, Product
-from backend.domain.reconcile import BookStatus, BookTrade
+from backend.domain.reconcile import BookOrder, BookStatus, BookTrade
 
 log = structlog.get_logger()
 
@@ -58,6 +60,14 @@ def concluded(status: BookStatus, filled: int, trades: Sequence[BookTrade]) -> B
     yet: an order must not end here without them."""
     reported = sum(trade.quantity for trade in trades)
     return status if status is BookStatus.OPEN or reported >= filled else BookStatus.UNKNOWN
+
+
+def priced(book: Iterable[BookOrder], broker: str) -> list[BookOrder]:
+    """The book with its charges. Raises MalformedError for a trade of a day that cannot be."""
+    try:
+        return with_charges(book, broker)
+    except ValueError as error:
+        raise MalformedError(str(error)) from error
 
 
 def sold_from_holdings(positions: Iterable[Position]) -> Mapping[str, int]:

@@ -1,6 +1,7 @@
 """Upstox v2 and v3 as an adapter: orders at its own host for orders, reports, the login and the list of shares."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,8 +32,7 @@ from backend.brokers.base import (
     RateLimitedError,
     SessionExpiredError,
 )
-from backend.brokers.book_charges import with_charges
-from backend.brokers.book_rows import Words, require_sendable
+from backend.brokers.book_rows import Words, priced, require_sendable
 from backend.brokers.credential_fields import CredentialField
 from backend.brokers.share_list import FILE_BYTES_MAX, FILE_TIMEOUT_S, DayList, ShareList
 from backend.brokers.wire import TIMEOUT_S, Call, Reply, malformed_as, read, unpacked, write
@@ -92,7 +92,8 @@ class Upstox:
         CallKind.READ: (Rate(50, 1), Rate(500, 60), Rate(2000, 1800)),
         CallKind.LOGIN: (Rate(1, 1), Rate(10, 60), Rate(60, 1800)),
     }
-    """Per account (rate-limiting, 2026-09), orders by the limits of an algo that is not registered."""
+    """Per account and kind of request (rate-limiting, 2026-09), orders by the limits of an algo that is not
+    registered."""
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class Upstox:
 
         `http` fetches the list of shares, which needs no account; `now` is the real clock.
         """
-        self._http, self._redirect_url, self._timeout_s = http, redirect_url, timeout_s
+        self._http, self._redirect_url, self.timeout_s = http, redirect_url, timeout_s
         self._url, self._orders_url, self._login_url, self._files_url = url, orders_url, login_url, files_url
         self._list = DayList(self._download, now, FILES_NEW_FROM)
         self._words = Words(self.name, upstox_wire.STATUSES)
@@ -143,7 +144,7 @@ class Upstox:
             "grant_type": "authorization_code",
         }
         url = f"{self._url}/v2/login/authorization/token"
-        reply = await read(http, Call("Upstox", "POST", url, form=form, timeout_s=self._timeout_s))
+        reply = await read(http, Call("Upstox", "POST", url, form=form, timeout_s=self.timeout_s))
         if not reply.is_success:
             refusal = _refusal(reply)
             if refusal is None or reply.status >= 500 or _is_rate_limit(reply, refusal):
@@ -153,7 +154,9 @@ class Upstox:
             return upstox_wire.login_of(reply.json(), now)
 
     async def log_out(self, access: Access) -> None:
-        await self._write(access, self._call(access, "DELETE", f"{self._url}/v2/logout"))
+        """A session that is over already is ended, too."""
+        with contextlib.suppress(SessionExpiredError):
+            await self._write(access, self._call(access, "DELETE", f"{self._url}/v2/logout"))
 
     async def place(self, access: Access, order: OrderRequest) -> str:
         """As `Broker.place`. What today's list does not have is not sent; without a list nothing is."""
@@ -243,7 +246,7 @@ class Upstox:
         headers = {"authorization": f"Bearer {access.token}", "accept": "application/json", "api-version": "3.0"}
         if algo:
             headers["x-algo-name"] = algo
-        return Call("Upstox", method, url, headers, params, body=body, timeout_s=self._timeout_s)
+        return Call("Upstox", method, url, headers, params, body=body, timeout_s=self.timeout_s)
 
     async def _write(self, access: Access, call: Call, before: Callable[[], None] | None = None) -> Reply:
         """One request that changes something. A success has to say so in its body.
@@ -266,14 +269,6 @@ class Upstox:
             raise _read_failure(reply, f"GET {path}")
         with malformed_as(BrokerUnavailableError, f"Upstox's answer to GET {path}"):
             return upstox_wire.data_of(reply.json())
-
-
-def priced(book: Sequence[BookOrder], broker: str) -> list[BookOrder]:
-    """The book with its charges. Raises MalformedError for a trade of a day that cannot be."""
-    try:
-        return with_charges(book, broker)
-    except ValueError as error:
-        raise MalformedError(str(error)) from error
 
 
 def _refusal(reply: Reply) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ from backend.brokers.credential_fields import CredentialField
 from backend.brokers.upstox import Upstox
 from tests.brokers.conformance import LIMIT, ORDERS, TAG, placed
 from tests.brokers.rest_server import Request, RestServer
-from tests.brokers.wire_conformance import CHANGE, Sent, WireConformance, connected, http
+from tests.brokers.wire_conformance import CHANGE, PATIENT_S, Sent, WireConformance, connected, http
 from tests.support.upstox_trading_book import State
 from tests.support.upstox_trading_server import API_KEY, API_SECRET, INFY, REDIRECT_URL, USER_ID
 from tests.support.upstox_trading_server import Upstox as Double
@@ -40,7 +40,7 @@ class UpstoxWorld:
             orders_url=server.url,
             login_url=f"{server.url}/v2/login/authorization/dialog",
             files_url=server.url,
-            timeout_s=0.2,
+            timeout_s=PATIENT_S,
         )
         self.access = Access(self.account_id, USER_ID, API_KEY, TOKEN, http, LIMIT.egress_ip)
         self.broker, self.accesses = connected(self.adapter, self.access)
