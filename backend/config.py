@@ -94,6 +94,19 @@ class Settings(BaseSettings):
     trader_name: str = Field(
         default="", description="Name of this trader in claims and logs; the host's name where empty."
     )
+    egress_routes: dict[str, str] = Field(
+        default={},
+        description="How real orders leave from each approved address, as a JSON object: direct, bind:ADDRESS of this "
+        "machine, or a proxy's URL. Those of an address that is not named are refused.",
+    )
+    zerodha_url: str = Field(default="https://api.kite.trade", description="Kite Connect's API.")
+    zerodha_login_url: str = Field(
+        default="https://kite.zerodha.com/connect/login", description="Where Zerodha's clients log in."
+    )
+    upstox_url: str = Field(default="https://api.upstox.com", description="Upstox's API.")
+    upstox_orders_url: str = Field(default="https://api-hft.upstox.com", description="Upstox's API for orders.")
+    dhan_url: str = Field(default="https://api.dhan.co/v2", description="Dhan's API.")
+    dhan_login_url: str = Field(default="https://auth.dhan.co", description="Where Dhan's clients log in.")
     cycle_interval_s: int = Field(
         default=60, ge=5, le=3600, description="Market seconds from one planned tick to the next."
     )

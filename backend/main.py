@@ -29,9 +29,11 @@ from backend.errors import SaudaError
 from backend.payments.base import PaymentProvider
 from backend.payments.manual import ManualProvider
 from backend.payments.razorpay import Razorpay
+from backend.real_brokers import RealBrokers, wire_real_brokers
 from backend.security import Security
 from backend.services.audit_verify_service import keep_anchoring
 from backend.services.billing_rules import BillingRules, Seller
+from backend.services.broker_login_service import BrokerLogins
 from backend.services.context import Trading, TradingRules
 from backend.services.deployment_service import begin, note_orders
 from backend.services.mail_service import Post
@@ -39,6 +41,7 @@ from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
 from backend.services.ml_service_client import MlServiceClient
 from backend.services.notifiers import create_notifier
+from backend.services.postback_service import OrderHints
 from backend.services.quote_board import QuoteBoard
 from backend.services.rollover_service import keep_rolling
 from backend.services.session_service import LoginRules
@@ -60,9 +63,11 @@ class Wired:
     sessions: Sessions
     http: httpx.AsyncClient
     trading: Trading
+    real: RealBrokers
     speed: float | None = None
 
     async def close(self) -> None:
+        await self.real.close()
         await self.http.aclose()
         await self.engine.dispose()
 
@@ -80,10 +85,11 @@ def wire(settings: Settings, announce: Callable[[str], None], clock: Clock | Non
     """Build the trading world. `clock` replaces the market's own (a replay brings one).
 
     Raises:
-        ValueError: the environment is live: no adapter to a real broker is part of this version.
+        ValueError: EGRESS_ROUTES or the master keys cannot be meant, or the environment is live and has no master key.
     """
-    if settings.environment is Environment.LIVE:
-        raise ValueError("ENVIRONMENT=live needs a broker adapter, and only the paper broker is built in: use paper")
+    vault = create_vault(settings)
+    if settings.environment is Environment.LIVE and vault is None:
+        raise ValueError("ENVIRONMENT=live opens accounts at brokers: set MASTER_KEY_FILE or MASTER_KEYS")
     engine = create_engine(settings.database_url)
     sessions = create_sessions(engine)
     http = httpx.AsyncClient(transport=AiohttpTransport(), timeout=settings.gather_timeout_s)
@@ -100,10 +106,11 @@ def wire(settings: Settings, announce: Callable[[str], None], clock: Clock | Non
     async def quotes(symbols, as_of):
         return (await market_data.quotes(symbols, as_of)).quotes
 
+    real = wire_real_brokers(settings, http, sessions, vault, real_now)
     paper_market = PaperMarket(now, quotes, market_data.bars_since, calendar.phase, calendar.session_ended)
     trading = Trading(
         sessions=sessions,
-        brokers={PaperBroker.name: PaperBroker(sessions, paper_market)},
+        brokers={PaperBroker.name: PaperBroker(sessions, paper_market), **real.brokers},
         market_data=market_data,
         ml_service=MlServiceClient(http, settings.ml_service_url, settings.gather_timeout_s),
         calendar=calendar,
@@ -111,7 +118,7 @@ def wire(settings: Settings, announce: Callable[[str], None], clock: Clock | Non
         clock=now,
         announce=announce,
     )
-    return Wired(engine, sessions, http, trading)
+    return Wired(engine, sessions, http, trading, real)
 
 
 def rules_of(settings: Settings) -> TradingRules:
@@ -308,6 +315,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         starting, mailing = asyncio.create_task(trade(app)), asyncio.create_task(post.run())
         rolling = asyncio.create_task(keep_rolling(api_sessions, billing, real_now))
         anchoring = asyncio.create_task(keep_anchoring(api_sessions))
+        hinting = asyncio.create_task(hints.run())
         async with board.running():
             yield
             await state.streams.close()
@@ -315,7 +323,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         mailing.cancel()
         rolling.cancel()
         anchoring.cancel()
-        await asyncio.gather(mailing, rolling, anchoring, return_exceptions=True)
+        hinting.cancel()
+        await asyncio.gather(mailing, rolling, anchoring, hinting, return_exceptions=True)
         for loop in loops:
             loop.stop()
         await wired.close()
@@ -326,12 +335,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             return "the trading loop is starting"
         return "; ".join(loop.complaint for loop in loops if loop.complaint)
 
+    security, vault = create_security(settings), create_vault(settings)
+    hints = OrderHints(wired.trading)
     state = ApiState(
         sessions=api_sessions,
         trading=replace(wired.trading, sessions=api_sessions),
         desk=wired.trading,
-        security=create_security(settings),
-        vault=create_vault(settings),
+        security=security,
+        vault=vault,
         perimeter=create_perimeter(settings),
         logins=LoginRules(settings.session_days, settings.session_idle_days, settings.public_url),
         quote_board=board,
@@ -341,5 +352,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         billing=billing,
         environment=settings.environment,
         trouble=trouble,
+        broker_logins=BrokerLogins(wired.real.adapters, wired.http, wired.sessions, vault, security),
+        hint=hints.add,
     )
     return create_api(state, lifespan)

@@ -17,6 +17,7 @@ from backend.services.end_of_day_service import end_of_day
 from backend.services.guard_service import guard_trades
 from backend.services.outbox_service import deliver
 from backend.services.position_service import watch_positions
+from backend.services.readiness_service import nudge
 from backend.services.reconcile_service import look_up, reconcile
 
 log = structlog.get_logger()
@@ -61,6 +62,7 @@ class TradingLoop:
             ("positions", self._positions, positions_interval_s),
             ("cycle", self._cycle, every),
             ("actions", self._actions, CALENDAR_REFRESH_S),
+            ("nudges", self._nudges, CALENDAR_REFRESH_S),
             ("end_of_day", self._end_of_day, every),
             ("deliver", self._deliver, 1.0),
             ("refresh", self._refresh, CALENDAR_REFRESH_S),
@@ -123,6 +125,10 @@ class TradingLoop:
     async def _guards(self) -> None:
         if self._reconciled:
             await guard_trades(self._trading)
+
+    async def _nudges(self) -> None:
+        """Brokers are real where the market's clock is the real one."""
+        await nudge(self._trading, await self._trading.clock())
 
     async def _positions(self) -> None:
         await watch_positions(self._trading)

@@ -231,6 +231,8 @@ def test_there_is_no_default_secret(secret: str) -> None:
 
 def test_only_the_gateway_signs_tokens_and_only_it_is_reachable() -> None:
     assert [name for name, service in OURS.items() if "SECRET_KEY" in service["environment"]] == ["gateway"]
+    sealed = [name for name, service in OURS.items() if "MASTER_KEYS" in service["environment"]]
+    assert sealed == ["gateway", "trader"]
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert list(published) == ["gateway"]
     assert all(port.startswith("127.0.0.1:") for port in published["gateway"])

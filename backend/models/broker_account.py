@@ -66,8 +66,8 @@ class BrokerCredential(Base):
 class BrokerSession(Base):
     """An account's last login at its broker. The token itself is sealed among the account's credentials.
 
-    `client_id` is the user's number at the broker. `reconciled_at`: its whole book was read since this login; nothing is
-    traded before. `ended_at`: logged out, or the broker took the token no more.
+    `client_id` is the user's number at the broker. `reconciled_at`: its whole book was read since this login; nothing
+    is traded before. `ended_at`: logged out, or the broker took the token no more.
     """
 
     __tablename__ = "broker_sessions"

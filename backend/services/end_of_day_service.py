@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend.domain.calendar import IST
 from backend.domain.decide import TradeStatus
-from backend.models import AutoTrade, Cycle, CycleShard, Decision, OutboxMessage
+from backend.models import AutoTrade, BrokerCall, Cycle, CycleShard, Decision, OutboxMessage
 from backend.services.backtest_service import old_backtests
 from backend.services.context import Trading
 from backend.services.cycle_service import mark_missed
@@ -57,11 +57,13 @@ def _old_rows(day: date, kept: timedelta) -> tuple[Delete | Update, ...]:
     inputs = old_cycles.where(Cycle.inputs.is_not(None))
     # Messages are dated by the database's clock, which need not be the market's.
     messages = select(OutboxMessage.id).where(OutboxMessage.delivered_at < func.clock_timestamp() - kept)
+    calls = select(BrokerCall.id).where(BrokerCall.at < func.clock_timestamp() - timedelta(days=1))
     return (
         delete(Decision).where(tuple_(Decision.cycle_id, Decision.user_id).in_(decisions.limit(PURGE_ROWS_MAX))),
         delete(CycleShard).where(tuple_(CycleShard.cycle_id, CycleShard.shard).in_(shards.limit(PURGE_ROWS_MAX))),
         update(Cycle).where(Cycle.id.in_(inputs.limit(PURGE_ROWS_MAX))).values(inputs=null()),
         delete(OutboxMessage).where(OutboxMessage.id.in_(messages.limit(PURGE_ROWS_MAX))),
+        delete(BrokerCall).where(BrokerCall.id.in_(calls.limit(PURGE_ROWS_MAX))),
         expired_keys(PURGE_ROWS_MAX),
     )
 

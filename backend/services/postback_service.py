@@ -1,7 +1,6 @@
 """Brokers' own messages about orders: verified, and then a hint to read the account's book, never a fact."""
 
 import asyncio
-from collections.abc import Callable
 from hmac import compare_digest
 
 import structlog
@@ -27,7 +26,7 @@ class OrderHints:
     """Accounts of which a broker said that something happened; their books are read soon, side by side with the
     reconciliation that runs anyway."""
 
-    def __init__(self, desk: Callable[[], Trading]) -> None:
+    def __init__(self, desk: Trading) -> None:
         self._desk = desk
         self._waiting: set[int] = set()
         self._something = asyncio.Event()
@@ -45,7 +44,7 @@ class OrderHints:
             self._something.clear()
             accounts, self._waiting = self._waiting, set()
             try:
-                await reconcile(self._desk(), accounts)
+                await reconcile(self._desk, accounts)
             except (SaudaError, SQLAlchemyError, OSError, TimeoutError) as error:
                 log.warning("hint_not_followed", accounts=len(accounts), error=repr(error))
             await asyncio.sleep(GAP_S)

@@ -134,7 +134,8 @@ _NEXT_STEPS = {
 async def nudge(trading: Trading, real_now: datetime) -> int:
     """Remind the owners of accounts that should trade today and cannot; once a day each. How many were reminded."""
     today = real_now.astimezone(IST).date()
-    if not _is_time(trading.calendar, real_now):
+    brokers = [name for name in trading.brokers if CREDENTIAL_FIELDS.get(name)]
+    if not brokers or not _is_time(trading.calendar, real_now):
         return 0
     auto_trades = select(AutoTradeSettings.user_id).where(AutoTradeSettings.enabled)
     trades = select(AutoTrade.account_id).where(AutoTrade.closed_at.is_(None), AutoTrade.status.in_(_OPEN))
@@ -144,7 +145,7 @@ async def nudge(trading: Trading, real_now: datetime) -> int:
             .add_columns(User.email)
             .join(User, User.id == BrokerAccount.user_id)
             .where(
-                BrokerAccount.broker.in_([name for name in trading.brokers if CREDENTIAL_FIELDS.get(name)]),
+                BrokerAccount.broker.in_(brokers),
                 BrokerAccount.status == BrokerAccountStatus.READY,
                 or_(BrokerAccount.nudged_on.is_(None), BrokerAccount.nudged_on < today),
                 or_(

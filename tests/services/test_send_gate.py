@@ -180,7 +180,7 @@ async def test_one_commit_is_good_for_one_hand_over(desk, make_user) -> None:
     (order,) = await desk.send(sending)
     assert (order.state, await desk.arrivals()) == (OrderState.ACCEPTED, 1)
     admitted = send_service.Admitted(send_service.Admission.SEND, 0.0)
-        await send_service._hand_over(desk.trading, sending, admitted, time.monotonic() + 2)
+    await send_service._hand_over(desk.trading, sending, admitted, time.monotonic() + 2)
     assert await desk.arrivals() == 1
     async with desk.trading.sessions() as session:
         (halt,) = (await session.scalars(select(TradingStatePeriod))).all()

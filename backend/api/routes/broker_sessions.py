@@ -107,7 +107,9 @@ async def return_from_broker(broker: BrokerName, request: Request, state: State)
     dependencies=[Public],
     **documented("hear_broker", 404, 503, status=202),
 )
-async def hear_broker(broker: BrokerName, account_id: AccountId, word: Word, request: Request, state: State) -> HeardReply:
+async def hear_broker(
+    broker: BrokerName, account_id: AccountId, word: Word, request: Request, state: State
+) -> HeardReply:
     """A broker's message about an order. It is a hint only: the order book is read, and that alone counts."""
     await postback_service.require_genuine(_logins(state), broker, account_id, word, await request.body())
     state.hint(account_id)
