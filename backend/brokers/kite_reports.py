@@ -84,9 +84,9 @@ def book_orders(orders: Any, trades: Any) -> list[BookOrder]:
     return [_order(row, by_order[identifier(row, "order_id")].values()) for row in ours]
 
 
-def unknown_statuses(orders: Sequence[Fields]) -> set[str]:
+def unknown_statuses(orders: Any) -> set[str]:
     """Words for a status that have no meaning here."""
-    return {status for row in orders if (status := text(row, "status")) not in STATUSES}
+    return {status for row in rows(orders, "orders") if (status := text(row, "status")) not in STATUSES}
 
 
 def _concerns(row: Fields) -> bool:

@@ -61,7 +61,7 @@ from backend.brokers.kite_wire import (
     token_ends_at,
 )
 from backend.brokers.wire import TIMEOUT_S, Call, Reply, malformed_as, read, unpacked, write
-from backend.brokers.wire_fields import fields, number, rows, text
+from backend.brokers.wire_fields import fields, number, text
 from backend.domain.calendar import IST
 from backend.domain.charges import Charges
 from backend.domain.reconcile import BookOrder
@@ -159,7 +159,7 @@ class Zerodha:
         trades = await self._report(access, "/trades")
         with malformed_as(BrokerUnavailableError, "zerodha's book"):
             book = book_orders(orders, trades)
-            self._tell_of(unknown_statuses(rows(orders, "orders")))
+            self._tell_of(unknown_statuses(orders))
             return with_charges(book, self.name)
 
     async def holdings(self, access: Access) -> Sequence[Holding]:
