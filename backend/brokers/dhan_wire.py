@@ -67,7 +67,7 @@ CONFIRMED = "CONFIRMED"
 """What stands in place of an error's words where there was none."""
 
 TOKEN_LIVES = timedelta(hours=24)
-YEAR_MIN = 2000
+NEVER = ("0001-", "1970-", "1980-")
 NSE_SERIES = ("EQ", "BE", "BZ", "SM", "ST")
 """Shares, in the order of preference where a symbol has two: rolling settlement, trade for trade, small companies."""
 
@@ -195,11 +195,8 @@ def _symbol(row: Fields, exchange: str, listed: ShareList) -> str:
 def _at(row: Fields, *names: str) -> datetime:
     """The first of the instants, in Indian time without an offset, that ever came. Raises MalformedError."""
     for name in names:
-        if row.get(name) is None:
-            continue
-        at = instant(row, name, IST)
-        if at.year >= YEAR_MIN:
-            return at
+        if row.get(name) is not None and not str(row[name]).startswith(NEVER):
+            return instant(row, name, IST)
     raise MalformedError(f"{names[0]} is no instant")
 
 
