@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from typing import Any
 
 from backend.brokers.adapter import Funds, Holding, Instrument, Position
@@ -58,6 +58,7 @@ STATUSES: Mapping[str, BookStatus] = {
 """The documents' list and the mock order_info.json; those of after-market orders beside AMO REQ RECEIVED from memory.
 An order that the exchange lets lapse at the end of the session is CANCELLED, too."""
 
+PAISA = Decimal("0.01")
 ENDED = frozenset({BookStatus.CANCELLED, BookStatus.REJECTED})
 MARKET_TYPES = frozenset({"MARKET", "SL-M"})
 SERIES = re.compile(r"-(BE|BZ)$")
@@ -198,10 +199,12 @@ def funds_of(data: Any) -> Funds:
 
     `net` counts pledged shares (collateral) as money, `live_balance` does not; `available.cash` stands still over the
     day, as `utilised` grows. Kite does not tell what open orders hold back apart from what was bought, so that both
-    figures are the same: `cash` is the account's whole money only while no order is open.
+    figures are the same: `cash` is the account's whole money only while no order is open. Kite computes in binary
+    floats; what is behind the paisa is their noise.
     """
     equity = fields(data, "margins")
     free = min(rupees(equity, "net"), rupees(fields(equity.get("available"), "available"), "live_balance"))
+    free = free.quantize(PAISA, ROUND_DOWN)
     return Funds(cash=free, cash_free=free)
 
 

@@ -117,7 +117,7 @@ def test_the_published_book_is_read_without_other_segments_and_products(shared_d
 
 def test_the_published_margins_session_and_answers_are_read(shared_data: Path):
     funds = funds_of(sample(shared_data, "margins.json")["equity"])
-    assert (funds.cash, funds.cash_free) == (Decimal("99725.05000000002"),) * 2
+    assert (funds.cash, funds.cash_free) == (Decimal("99725.05"),) * 2
     assert sample(shared_data, "generate_session.json")["user_id"] == "XX0000"
     assert order_id_of(sample(shared_data, "order_response.json")) == "151220000000000"
     assert order_id_of(sample(shared_data, "order_cancel.json")) == "151220000000000"

@@ -130,9 +130,10 @@ def unbalanced(facts: Facts) -> Iterator[str]:
             cash[row["account_id"]] += Decimal(row["balance"])
         elif row["ledger_account"] == "positions" and row["quantity"]:
             shares[row["account_id"]][row["symbol"]] = row["quantity"]
+    tolerance = Decimal(facts.truth.get("cash_tolerance", 0))
     for key, rupees in facts.truth["cash"].items():
         account = int(key)
-        if cash[account] != Decimal(rupees):
+        if abs(cash[account] - Decimal(rupees)) > tolerance:
             yield f"unbalanced: account {account} has ₹{cash[account]} in our books, ₹{rupees} at the broker"
         if shares[account] != facts.truth["holdings"][key]:
             yield f"unbalanced: account {account} holds {shares[account]}, at the broker {facts.truth['holdings'][key]}"

@@ -213,7 +213,7 @@ class KiteServer:
         """An execution as GET /trades shows it: its order's time of day alone."""
         ticket = self.book.orders[trade.order_id].ticket
         return {
-            "trade_id": str(10_000_000 + int(trade.trade_id[1:])),
+            "trade_id": trade_number(trade.trade_id),
             "order_id": kite_id(trade.order_id),
             "exchange": ticket.exchange.upper(),
             "tradingsymbol": ticket.symbol,
@@ -270,6 +270,10 @@ def naive(at: Any) -> str:
 
 def kite_id(order_id: str) -> str:
     return f"240318{int(order_id[1:]):09d}"
+
+
+def trade_number(trade_id: str) -> str:
+    return str(10_000_000 + int(trade_id[1:]))
 
 
 def book_id(order_id: str) -> str:
