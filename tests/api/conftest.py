@@ -18,6 +18,7 @@ from sqlalchemy import text
 from backend.api.app import create_api
 from backend.api.state import ApiState
 from backend.brokers.paper import PaperBroker, PaperMarket
+from backend.brokers.zerodha import Zerodha
 from backend.db import (
     APPLICATION_ROLE,
     OPERATOR_ROLE,
@@ -33,6 +34,7 @@ from backend.domain.risk import RiskLimits
 from backend.models import AutoTradeSettings, LoginSession, Role, Subscription, SubscriptionStatus, User
 from backend.security import Security
 from backend.services.account_service import open_account
+from backend.services.broker_login_service import BrokerLogins
 from backend.services.context import Trading, TradingRules
 from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
@@ -175,16 +177,20 @@ async def gateway_over(database_url: str, pool_size: int = 3) -> AsyncIterator[G
             trading = make_trading(http, url, create_sessions(desk_engine), market)
             trading.calendar.know(await trading.market_data.load_instruments())
             board = QuoteBoard(trading.market_data, Environment.SIMULATED)
+            security = Security(KEY, 10, clock, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+            # Nothing listens there: tests of logins bring a broker of their own.
+            zerodha = Zerodha(http=http, now=clock, url="http://127.0.0.1:9")
             state = ApiState(
                 sessions=sessions,
                 trading=replace(trading, sessions=sessions),
                 desk=trading,
-                security=Security(KEY, 10, clock, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)),
+                security=security,
                 quote_board=board,
                 streams=create_streams(board, trading.market_data, trading.calendar, Environment.SIMULATED),
                 paper_deposit_rupees=DEPOSIT,
                 cors_origins=("https://app.example.com",),
                 environment=Environment.SIMULATED,
+                broker_logins=BrokerLogins({zerodha.name: zerodha}, http, trading.sessions, None, security),
             )
             app = create_api(state)
             transport = httpx.ASGITransport(app)

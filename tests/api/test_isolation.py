@@ -30,6 +30,7 @@ SEEN = {
     "get_broker_credentials",
     "get_me",
     "get_order",
+    "get_readiness",
     "get_subscription",
     "get_trading_state",
     "list_auto_trades",
