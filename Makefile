@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 run: setup
 	@exec $(BIN)/sauda up $(ARGS)
 
-test: setup
+test: setup .venv-kite/.installed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The trading path killed, frozen and starved at every step, judged by the broker's own count (docs/safety.md).
@@ -33,6 +33,12 @@ audit: setup .venv-audit/.installed
 	@$(BIN)/uv venv --quiet --clear .venv-audit
 	@$(UV) export --quiet --frozen --only-group audit --no-emit-project --output-file .venv-audit/requirements.txt > /dev/null
 	@$(BIN)/uv pip install --quiet --python .venv-audit/bin/python --require-hashes --requirement .venv-audit/requirements.txt
+	@touch $@
+
+# Zerodha's own Python client, which the tests let trade in the sandbox: its pins clash with ours.
+.venv-kite/.installed: tests/kite_client/requirements.txt $(BIN)/uv
+	@$(BIN)/uv venv --quiet --clear .venv-kite
+	@$(BIN)/uv pip install --quiet --python .venv-kite/bin/python --require-hashes --requirement $<
 	@touch $@
 
 format: setup
@@ -81,4 +87,4 @@ $(BIN)/uv:
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 clean:
-	rm -rf .venv .venv-bench .venv-audit build/audit
+	rm -rf .venv .venv-bench .venv-audit .venv-kite build/audit
