@@ -89,7 +89,7 @@ class World(Protocol):
 
 
 async def book_of(world: World, tags: list[str] | None = None) -> list[BookOrder]:
-    since = world.now() - timedelta(hours=1)
+    since = world.now() - timedelta(hours=12)
     report = (await world.broker.books([world.account_id], since, tags))[world.account_id]
     assert not isinstance(report, BrokerError), report
     return list(report)

@@ -111,6 +111,15 @@ async def test_the_time_is_asked_for_once_more_when_the_connection_stands(server
     assert server.count() == 1
 
 
+async def test_what_comes_too_late_is_not_written(http: httpx.AsyncClient, server: RestServer):
+    def before() -> None:
+        raise TooLateError("its time was over")
+
+    with pytest.raises(TooLateError):
+        await write(http, call(server.url), before)
+    assert server.requests == []
+
+
 async def test_a_redirect_is_a_reply_and_not_followed(http: httpx.AsyncClient, server: RestServer):
     server.break_next(Break.REDIRECT, "POST", "/orders")
     assert (await write(http, call(server.url))).status == 307
