@@ -60,8 +60,6 @@ def up(options: Options, console: Console) -> None:
         StartError, DataFolderError: something stands in the way.
     """
     data_dir = options.data_dir.resolve()
-    if options.environment is Environment.LIVE:
-        raise StartError("--environment live needs a broker adapter, and only the paper broker is built in: use paper")
     _require_free_ports(options)
     external = os.environ.get("DATABASE_URL")
     services: list[Service] = []
@@ -207,6 +205,7 @@ def _services(options: Options, data_dir: Path, database_url: str) -> list[Servi
         "DATABASE_URL": database_url,
         "GATEWAY_HOST": options.host,
         "GATEWAY_PORT": str(options.port),
+        "PUBLIC_URL": os.environ.get("PUBLIC_URL") or f"http://{options.host}:{options.port}",
         "SECRET_KEY": os.environ.get("SECRET_KEY") or secret_key(data_dir),
         "MASTER_KEY_FILE": os.environ.get("MASTER_KEY_FILE") or str(master_keys(data_dir)),
     }
