@@ -17,6 +17,8 @@ from backend.errors import SaudaError
 class BrokerError(SaudaError):
     """A broker said no, or said nothing."""
 
+    status, code, title = 503, "broker_unavailable", "Service unavailable"
+
 
 class OrderRejectedError(BrokerError):
     """Proof that the order does not exist at the broker: its own refusal, in its own words."""
@@ -43,6 +45,8 @@ class RateLimitedError(NotPlacedError):
 
 class SessionExpiredError(NotPlacedError):
     """The account's session with its broker is over, or was never begun: its owner has to log in there."""
+
+    status, code, title = 409, "broker_login_needed", "Conflict"
 
 
 class BrokerUnavailableError(BrokerError):

@@ -20,7 +20,7 @@ from backend.services.broker_login_service import BrokerLogins
 from backend.vault import Vault
 from tests.api.conftest import Gateway, Someone
 from tests.api.test_problems import problem_of
-from tests.brokers.rest_server import RestServer
+from tests.brokers.rest_server import Break, RestServer
 from tests.support.broker_book import Book
 from tests.support.kite_server import API_KEY, API_SECRET, KiteServer, resting
 
@@ -146,6 +146,13 @@ async def test_a_redirect_needs_a_state_that_was_made_here_minutes_ago(desk: Des
     refused(await desk.gateway.client.get("/v1/broker-login/zerodha", params=query), 422, "state_invalid")
     desk.gateway.clock.now -= timedelta(minutes=16)
     assert await desk.readiness(user) == ["login_needed"]
+
+
+async def test_a_broker_that_does_not_answer_is_no_error_of_ours(desk: Desk) -> None:
+    user, path = await desk.linked()
+    desk.server.break_next(Break.BAD_GATEWAY, "POST", "/session/token")
+    returned = {"returned": {"request_token": desk.kite.log_in(7)}}
+    refused(await desk.post(user, f"{path}/session", returned), 503, "broker_unavailable")
 
 
 async def test_nobody_logs_another_ones_account_in(desk: Desk) -> None:
