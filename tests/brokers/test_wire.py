@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import httpx
@@ -14,6 +15,7 @@ from backend.brokers import wire_fields
 from backend.brokers.base import BrokerUnavailableError, NotPlacedError, OutcomeUnknownError, TooLateError
 from backend.brokers.wire import Call, malformed_as, read, unpacked, write
 from backend.brokers.wire_fields import MalformedError, parsed_json
+from backend.domain.calendar import IST
 from tests.brokers.rest_server import Answer, Break, Request, RestServer
 from tests.support.fault_proxy import FaultProxy, Faults
 
@@ -27,6 +29,8 @@ def answer(request: Request) -> Answer:
         return Answer(200, packed[request.path], {"content-encoding": "gzip"})
     if request.path == "/packed":
         return Answer(200, gzip.compress(b'{"a": 1.10}'), {"content-encoding": "gzip"})
+    if request.path == "/large":
+        return Answer(200, b" " * 2998 + b"{}")
     if request.path == "/strange":
         return Answer(200, b"x", {"content-encoding": "br"})
     return Answer(403 if request.method == "CONNECT" else 200, b"{}")
@@ -131,7 +135,7 @@ async def test_a_packed_reply_is_unpacked_and_its_fractions_are_exact(http: http
     assert str(reply.json()) == "{'a': Decimal('1.10')}"
 
 
-@pytest.mark.parametrize("path", ["/bomb", "/damaged", "/half", "/strange"])
+@pytest.mark.parametrize("path", ["/large", "/bomb", "/damaged", "/half", "/strange"])
 async def test_what_is_too_large_or_wrongly_packed_is_no_reply(http: httpx.AsyncClient, server: RestServer, path: str):
     with pytest.raises(BrokerUnavailableError, match=r"bytes|gzip|encoding"):
         await read(http, call(server.url, path, "GET", bytes_max=2000))
@@ -200,6 +204,24 @@ def test_money_is_read_exactly(value: object, rupees: str):
 def test_what_is_no_money_is_refused(value: object):
     with pytest.raises(MalformedError, match="a is no amount of rupees"):
         wire_fields.rupees({"a": value}, "a")
+
+
+@pytest.mark.parametrize("value", ["a\x00", "a\nb", "\ud800", "x" * 65, "", None, 5])
+def test_what_is_no_printable_text_is_refused(value: object):
+    with pytest.raises(MalformedError):
+        wire_fields.text({"a": value}, "a")
+
+
+@pytest.mark.parametrize("value", ["0001-01-01 00:00:00", "yesterday", "", None, 5, "2024-02-30 10:00:00"])
+def test_what_is_no_instant_is_refused(value: object):
+    with pytest.raises(MalformedError):
+        wire_fields.instant({"a": value}, "a", IST)
+
+
+@pytest.mark.parametrize("value", ["2024-03-18 10:00:00", "2024-03-18T10:00:00+0530", "2024-03-18T04:30:00Z"])
+def test_an_instant_is_indian_where_it_says_no_offset(value: str):
+    assert wire_fields.instant({"a": value}, "a", IST) == datetime(2024, 3, 18, 4, 30, tzinfo=UTC)
+    assert wire_fields.instant({"a": "18-03-2024 10:00:00"}, "a", IST, "%d-%m-%Y %H:%M:%S").hour == 10
 
 
 @pytest.mark.parametrize("value", [Decimal("1.5"), -1, 10**11, True, None, "one"])

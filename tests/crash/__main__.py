@@ -12,7 +12,7 @@ from tests.crash import kill_sweep, kill_switch, postgres_stops, same_key, sched
 from tests.crash.children import spread
 from tests.crash.figures import BREACHES, Result, Row, counted, largest, recovery, table, told
 from tests.crash.kill_sweep import Kill, Variant
-from tests.crash.world import PRODUCTION, SCALED, Hall, hall, quieten
+from tests.crash.world import PRODUCTION, SCALED, ZERODHA, Hall, hall, lay_out_zerodha, quieten
 from tests.support.broker_book import Mode
 
 RECOVERED_S_MAX = 10.0
@@ -42,6 +42,20 @@ def kills(place: Hall, wanted: argparse.Namespace) -> Iterator[Row | Result]:
     struck = sum(result["killed"] for result in results)
     variants = len({kill.variant for kill in rounds})
     yield Row(f"SIGKILL before an await ({variants} broker modes)", f"{struck} kills", "–", struck > 0)
+    yield from counted(results)
+    yield recovery(results, f"  recovered ({scale()})", None)
+    yield from results
+
+
+def zerodha(place: Hall, wanted: argparse.Namespace) -> Iterator[Row | Result]:
+    """The same kills under the same variants, of accounts at Zerodha: its adapter over Kite's wire."""
+    lay_out_zerodha(place)
+    samples = wanted.samples or (1 if wanted.short else sys.maxsize)
+    variants = SHORT_VARIANTS if wanted.short else kill_sweep.VARIANTS
+    rounds = kill_sweep.plan(place, variants, samples, wanted.at_once, ZERODHA)
+    results = list(kill_sweep.sweep(place, rounds, wanted.at_once))
+    struck = sum(result["killed"] for result in results)
+    yield Row(f"Zerodha: SIGKILL before an await ({len(variants)} variants)", f"{struck} kills", "–", struck > 0)
     yield from counted(results)
     yield recovery(results, f"  recovered ({scale()})", None)
     yield from results
@@ -90,7 +104,7 @@ def stops(place: Hall, wanted: argparse.Namespace) -> Iterator[Row | Result]:
 
 
 PARTS: dict[str, Part] = {"kills": kills, "production": production, "pauses": pauses, "stops": stops}
-PARTS |= {"kill_switch": kill_switch.part, "same_key": same_key.part}
+PARTS |= {"kill_switch": kill_switch.part, "same_key": same_key.part, "zerodha": zerodha}
 SHORT_PARTS = ("kills", "pauses", "stops", "kill_switch", "same_key")
 
 

@@ -48,11 +48,11 @@ class Kill:
     variant: Variant
     at: int
     scaled: bool = True
+    template: str = "crash_one"
 
-    @property
-    def stage_name(self) -> str:
+    def stage(self, hall: Hall) -> Stage:
         variant = f"{self.variant.mode}_{self.variant.late_s:g}_{self.variant.by_hand:d}".replace(".", "_")
-        return f"kill_{variant}_{self.at}_{self.scaled:d}"
+        return Stage(hall, f"kill_{self.template[6:]}_{variant}_{self.at}_{self.scaled:d}", self.template)
 
     @property
     def rules(self) -> dict[str, Any]:
@@ -82,12 +82,12 @@ def victim(stage: Stage, kill: Kill, say: Say) -> None:
     say(len(points.seen))
 
 
-def count_points(hall: Hall, variant: Variant) -> Work:
+def count_points(hall: Hall, variant: Variant, template: str) -> Work:
     """A dry run: how many points the tick has under this variant."""
 
     def work(say: Say) -> None:
-        kill = Kill(variant, 0)
-        stage = Stage(hall, kill.stage_name)
+        kill = Kill(variant, 0, template=template)
+        stage = kill.stage(hall)
         set_up(stage, [variant.mode], by_hand=variant.by_hand, late_s=variant.late_s)
         ended = run_child(partial(victim, stage, kill))
         tear_down(stage)
@@ -100,7 +100,7 @@ def one_kill(hall: Hall, kill: Kill) -> Work:
     """One round in a process of its own; it says what was left after the recovery."""
 
     def work(say: Say) -> None:
-        stage = Stage(hall, kill.stage_name)
+        stage = kill.stage(hall)
         set_up(stage, [kill.variant.mode], by_hand=kill.variant.by_hand, late_s=kill.variant.late_s)
         ended = run_child(partial(victim, stage, kill))
         after = run_child(partial(_recover, stage, kill)).said[-1]
@@ -122,16 +122,18 @@ def _recover(stage: Stage, kill: Kill, say: Say) -> None:
     asyncio.run(run())
 
 
-def counts(hall: Hall, variants: Sequence[Variant], at_once: int) -> dict[Variant, int]:
+def counts(hall: Hall, variants: Sequence[Variant], at_once: int, template: str = "crash_one") -> dict[Variant, int]:
     """How many points a tick has under each variant, by a dry run."""
-    told = run_all([count_points(hall, variant) for variant in variants], at_once)
+    told = run_all([count_points(hall, variant, template) for variant in variants], at_once)
     return {VARIANTS[index]: points for ((index, points),) in told}
 
 
-def plan(hall: Hall, variants: Sequence[Variant], samples: int, at_once: int) -> list[Kill]:
+def plan(
+    hall: Hall, variants: Sequence[Variant], samples: int, at_once: int, template: str = "crash_one"
+) -> list[Kill]:
     """The rounds of a sweep: `samples` points under each variant at most, spread over the tick."""
-    points = counts(hall, variants, at_once)
-    return [Kill(variant, at) for variant in variants for at in spread(points[variant], samples)]
+    points = counts(hall, variants, at_once, template)
+    return [Kill(variant, at, template=template) for variant in variants for at in spread(points[variant], samples)]
 
 
 def sweep(hall: Hall, kills: Sequence[Kill], at_once: int) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import configure_mappers
 
+from backend.brokers.base import Broker
 from backend.db import OPERATOR_ROLE, Sessions, create_engine, create_sessions
 from backend.domain.calendar import IST, standard_calendar
 from backend.domain.market import Product
@@ -42,9 +43,10 @@ from contracts.common import Environment
 from contracts.predictions import Action
 from sauda.embedded import EmbeddedPostgres, create_database, migrate
 from tests.crash.children import Child, Say, run_child
-from tests.support import broker_server, market_server
+from tests.support import broker_server, kite_routes, market_server
 from tests.support.broker_book import FIRST_CASH, Mode
 from tests.support.http_broker import HttpBroker
+from tests.support.kite_routes import ZerodhaDesk, as_kite_tells
 from tests.support.market_server import Market, Stock
 
 FIRST_TICK = datetime(2024, 3, 18, 10, 0, tzinfo=IST)
@@ -54,6 +56,8 @@ EMPTY = "crash_empty"
 PEOPLE = {"crash_one": {"asha": ("INFY", "TCS")}}
 PEOPLE["crash_three"] = PEOPLE["crash_one"] | {"ravi": ("TCS",), "meera": ("INFY", "TCS")}
 """The templates: who trades which symbols. Whoever chose INFY holds it when the crash tick comes, and sells it then."""
+ZERODHA = "crash_zerodha"
+"""The template whose people trade at Zerodha, over Kite's wire; laid out by who needs it."""
 CONTROL_TIMEOUT_S = 10.0
 
 PRODUCTION: dict[str, Any] = {}
@@ -74,6 +78,7 @@ class Hall:
     folder: Path
     postgres: EmbeddedPostgres
     broker_url: str
+    kite_url: str
     quiet_url: str
     moved_url: str
 
@@ -91,8 +96,16 @@ class Stage:
         return self.hall.postgres.url(self.name)
 
     @property
+    def at_zerodha(self) -> bool:
+        return ZERODHA in {self.name, self.template}
+
+    @property
+    def broker_name(self) -> str:
+        return ZerodhaDesk.broker if self.at_zerodha else HttpBroker.name
+
+    @property
     def broker_url(self) -> str:
-        return f"{self.hall.broker_url}/{self.name}"
+        return f"{self.hall.kite_url if self.at_zerodha else self.hall.broker_url}/{self.name}"
 
 
 @contextmanager
@@ -104,9 +117,9 @@ def hall(folder: Path) -> Iterator[Hall]:
     try:
         while not servers.said() and servers.hear():
             pass
-        broker_url, quiet_url, moved_url = servers.said()[0]
+        urls = servers.said()[0]
         postgres.start()
-        place = Hall(folder, postgres, broker_url, quiet_url, moved_url)
+        place = Hall(folder, postgres, *urls)
         run_child(lambda _: _lay_out(place))
         yield place
     finally:
@@ -121,10 +134,11 @@ def _serve(say: Say) -> None:
     after = {"INFY": Stock(Decimal(1560), reference=Decimal(1500)), "TCS": Stock(Decimal(4000))}
     with (
         broker_server.serving(broker_server.create_app(lambda: FIRST_TICK)) as broker,
+        broker_server.serving(kite_routes.create_app(lambda: FIRST_TICK)) as kite,
         broker_server.serving(market_server.create_app(Market(FIRST_TICK, before))) as quiet,
         broker_server.serving(market_server.create_app(Market(FIRST_TICK, after))) as moved,
     ):
-        say([broker, quiet, moved])
+        say([broker, kite, quiet, moved])
         signal.pause()
 
 
@@ -132,15 +146,24 @@ def _lay_out(place: Hall) -> None:
     """Migrate the template databases and trade their first tick."""
     migrate(create_database(place.postgres, EMPTY))
     for name, people in PEOPLE.items():
-        _set_up(Stage(place, name, EMPTY), [Mode.ACCEPT])
-        asyncio.run(_trade_first_tick(Stage(place, name, EMPTY), people))
+        _lay_out_template(Stage(place, name, EMPTY), people)
+
+
+def lay_out_zerodha(place: Hall) -> None:
+    """Let crash_one's people trade their first tick at Zerodha."""
+    run_child(lambda _: _lay_out_template(Stage(place, ZERODHA, EMPTY), PEOPLE["crash_one"]))
+
+
+def _lay_out_template(template: Stage, people: Mapping[str, tuple[str, ...]]) -> None:
+    _set_up(template, [Mode.ACCEPT])
+    asyncio.run(_trade_first_tick(template, people))
 
 
 async def _trade_first_tick(template: Stage, people: Mapping[str, tuple[str, ...]]) -> None:
     async with trading_on(template, at=FIRST_TICK, moved=False) as desk:
         operator = create_engine(template.database_url, role=OPERATOR_ROLE, pool_size=1)
         for name, symbols in people.items():
-            await _add_user(create_sessions(operator), name, symbols)
+            await _add_user(create_sessions(operator), name, symbols, template.broker_name)
         await operator.dispose()
         await run_cycle(desk.trading, FIRST_TICK)
         await reconcile(desk.trading)
@@ -150,13 +173,13 @@ async def _trade_first_tick(template: Stage, people: Mapping[str, tuple[str, ...
     assert [tuple(row) for row in held] == [("INFY", "open")] * holders, held
 
 
-async def _add_user(sessions: Sessions, name: str, symbols: tuple[str, ...]) -> None:
+async def _add_user(sessions: Sessions, name: str, symbols: tuple[str, ...], broker: str) -> None:
     async with sessions.begin() as session:
         user = User(email=f"{name}@example.com")
         session.add(user)
         await session.flush()
         ready = BrokerAccountStatus.READY
-        account = BrokerAccount(user_id=user.id, broker=HttpBroker.name, label="p", status=ready, is_primary=True)
+        account = BrokerAccount(user_id=user.id, broker=broker, label="p", status=ready, is_primary=True)
         session.add(account)
         session.add(Subscription(user_id=user.id, plan_code="pro", status=SubscriptionStatus.ACTIVE))
         session.add(
@@ -187,7 +210,8 @@ class Desk:
         await self._control("PUT", "behaviour", {"modes": modes} | figures)
 
     async def truth(self) -> dict[str, Any]:
-        return (await self._control("GET", "truth", None)).json()
+        told = (await self._control("GET", "truth", None)).json()
+        return as_kite_tells(told) if self.stage.at_zerodha else told
 
     async def _control(self, method: str, what: str, body: Any) -> httpx.Response:
         url = f"{self.stage.broker_url}/control/{what}"
@@ -218,7 +242,7 @@ async def trading_on(
 
         trading = Trading(
             sessions=create_sessions(engine),
-            brokers={HttpBroker.name: HttpBroker(http, stage.broker_url, timeout_s=broker_timeout_s)},
+            brokers={stage.broker_name: _broker_of(stage, http, broker_timeout_s)},
             market_data=market_data,
             ml_service=MlServiceClient(http, url, 5),
             calendar=calendar,
@@ -231,6 +255,12 @@ async def trading_on(
             yield desk
         finally:
             await engine.dispose()
+
+
+def _broker_of(stage: Stage, http: httpx.AsyncClient, timeout_s: float) -> Broker:
+    if stage.at_zerodha:
+        return ZerodhaDesk(http, stage.broker_url, lambda: FIRST_TICK, timeout_s)
+    return HttpBroker(http, stage.broker_url, timeout_s=timeout_s)
 
 
 def rules_with(changes: dict[str, Any], trader: str, shards: int) -> TradingRules:

@@ -151,6 +151,7 @@ class ZerodhaDesk(ConnectedBroker):
     """`ConnectedBroker(Zerodha)` at a double: no real money, and orders approved for the address it leaves from."""
 
     real_money = False
+    broker = Zerodha.name
 
     def __init__(self, http: httpx.AsyncClient, url: str, now: Callable[[], datetime], timeout_s: float) -> None:
         opened = _Opened(http)
