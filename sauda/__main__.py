@@ -1,4 +1,7 @@
-"""The command line: `sauda up|replay|backtest|data|ml|admin|check`. A module is imported when its command is called."""
+"""The command line: `sauda up|replay|sandbox|backtest|data|ml|admin|check`.
+
+A module is imported when its command is called.
+"""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -10,6 +13,7 @@ from typer.core import TyperGroup
 COMMANDS = {
     "up": "sauda.up_command:up",
     "replay": "sauda.replay:replay",
+    "sandbox": "sauda.sandbox:sandbox",
     "backtest": "sauda.backtest:backtest",
     "data": "sauda.data:app",
     "ml": "sauda.ml:app",

@@ -117,6 +117,7 @@ def _context(account: BrokerAccount) -> tuple[str, ...]:
 
 
 def token_hash(token: str) -> bytes:
+    """What is kept of a token: enough to know it again."""
     return sha256(token.encode()).digest()
 
 
