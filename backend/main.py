@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,7 +21,8 @@ from backend.api.app import create_api
 from backend.api.limits import RateLimits, RouteClass
 from backend.api.perimeter import Perimeter, networks_of
 from backend.api.state import ApiState
-from backend.brokers.paper import PaperBroker, PaperMarket
+from backend.brokers.paper import PaperBroker
+from backend.brokers.paper_market import PaperMarket
 from backend.config import Settings
 from backend.db import APPLICATION_ROLE, Sessions, create_engine, create_sessions, create_tenant_sessions
 from backend.domain.calendar import standard_calendar
@@ -30,6 +31,7 @@ from backend.payments.base import PaymentProvider
 from backend.payments.manual import ManualProvider
 from backend.payments.razorpay import Razorpay
 from backend.real_brokers import RealBrokers, wire_real_brokers
+from backend.sandbox.mounted import mounted_sandbox
 from backend.security import Security
 from backend.services.audit_verify_service import keep_anchoring
 from backend.services.billing_rules import BillingRules, Seller
@@ -64,6 +66,7 @@ class Wired:
     http: httpx.AsyncClient
     trading: Trading
     real: RealBrokers
+    paper_market: PaperMarket
     speed: float | None = None
 
     async def close(self) -> None:
@@ -107,10 +110,10 @@ def wire(settings: Settings, announce: Callable[[str], None], clock: Clock | Non
         return (await market_data.quotes(symbols, as_of)).quotes
 
     real = wire_real_brokers(settings, http, sessions, vault, real_now)
-    paper_market = PaperMarket(now, quotes, market_data.bars_since, calendar.phase, calendar.session_ended)
+    market = PaperMarket(now, quotes, market_data.bars_since, calendar.phase, calendar.session_ended, calendar)
     trading = Trading(
         sessions=sessions,
-        brokers={PaperBroker.name: PaperBroker(sessions, paper_market), **real.brokers},
+        brokers={PaperBroker.name: PaperBroker(sessions, market), **real.brokers},
         market_data=market_data,
         ml_service=MlServiceClient(http, settings.ml_service_url, settings.gather_timeout_s),
         calendar=calendar,
@@ -118,7 +121,7 @@ def wire(settings: Settings, announce: Callable[[str], None], clock: Clock | Non
         clock=now,
         announce=announce,
     )
-    return Wired(engine, sessions, http, trading, real)
+    return Wired(engine, sessions, http, trading, real, market)
 
 
 def rules_of(settings: Settings) -> TradingRules:
@@ -316,7 +319,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         rolling = asyncio.create_task(keep_rolling(api_sessions, billing, real_now))
         anchoring = asyncio.create_task(keep_anchoring(api_sessions))
         hinting = asyncio.create_task(hints.run())
-        async with board.running():
+        async with board.running(), sandbox.running() if sandbox is not None else nullcontext():
             yield
             await state.streams.close()
         starting.cancel()
@@ -337,6 +340,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     security, vault = create_security(settings), create_vault(settings)
     hints = OrderHints(wired.trading)
+    sandbox = mounted_sandbox(wired.trading, wired.paper_market, api_sessions, security, vault, real_now)
     state = ApiState(
         sessions=api_sessions,
         trading=replace(wired.trading, sessions=api_sessions),
@@ -355,4 +359,4 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         broker_logins=BrokerLogins(wired.real.adapters, wired.http, wired.sessions, vault, security),
         hint=hints.add,
     )
-    return create_api(state, lifespan)
+    return create_api(state, lifespan, sandbox)

@@ -36,6 +36,7 @@ from backend.api.routes import (
     market,
     orders,
     plans,
+    sandbox,
     second_factor,
     sessions,
     signals,
@@ -58,6 +59,7 @@ ROUTERS = (
     broker_accounts.router,
     broker_sessions.router,
     broker_sessions.callbacks,
+    sandbox.router,
     auto_trading.router,
     orders.router,
     backtests.router,
@@ -94,8 +96,8 @@ class Gateway(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def create_api(state: ApiState, lifespan: Lifespan | None = None) -> FastAPI:
-    """The application.
+def create_api(state: ApiState, lifespan: Lifespan | None = None, kite_sandbox: ASGIApp | None = None) -> FastAPI:
+    """The application; `kite_sandbox` answers below /sandbox.
 
     Raises:
         LookupError: a route does not declare who may call it.
@@ -107,6 +109,8 @@ def create_api(state: ApiState, lifespan: Lifespan | None = None) -> FastAPI:
     for router in ROUTERS:
         require_access(router)
         app.include_router(router)
+    if kite_sandbox is not None:
+        app.mount("/sandbox", kite_sandbox)
     documentation.install(app, state.environment)
     docs_page.install(app)
     problems.install(app)

@@ -43,6 +43,7 @@ _READINESS: Json = {
 _WORD = "5f0c1d9e7ab34c2890d1e2f3a4b5c6d7"
 
 REQUESTS: dict[str, Json] = {
+    "make_sandbox_key": {"redirect_url": "http://127.0.0.1/"},
     "finish_broker_login": {"returned": {"request_token": "Tz8k2PqX5vRwY1nA"}},
     "open_broker_account": {"broker": "paper", "label": "Play money"},
     "change_broker_account": {"label": "Play money", "primary": True},
@@ -70,6 +71,15 @@ ANSWERS: dict[str, Any] = {
         "message": "You are logged out; open trades have no exits until you log in.",
     },
     "return_from_broker": "You are logged in at zerodha until 03 Mar 06:00 IST. You may close this page.\n",
+    "make_sandbox_key": {
+        "account_id": 5,
+        "api_key": "5f0c1d9e7ab34c28",
+        "api_secret": "…",
+        "root": "https://sauda.example.com/sandbox",
+        "login_url": "https://sauda.example.com/sandbox/connect/login?v=3&api_key=5f0c1d9e7ab34c28",
+        "ticker": "wss://sauda.example.com/sandbox/ws",
+    },
+    "end_sandbox_key": {"account_id": 5, "message": "The key and its logins have ended."},
     "hear_broker": {"account_id": 6},
     "open_broker_account": {"environment": "simulated", "account": ACCOUNT},
     "list_broker_accounts": {"environment": "simulated", "accounts": [ACCOUNT]},

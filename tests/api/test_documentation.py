@@ -86,6 +86,7 @@ ACCESS = {
     "fresh_holder": {
         "confirm_live",
         "set_broker_credentials",
+        "make_sandbox_key",
         "change_email",
         "begin_second_factor",
         "confirm_second_factor",
@@ -105,6 +106,7 @@ ACCESS = {
         "begin_broker_login",
         "finish_broker_login",
         "end_broker_login",
+        "end_sandbox_key",
         "close_broker_account",
         "delete_broker_credentials",
         "step_up",
