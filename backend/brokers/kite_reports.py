@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_DOWN, Decimal, InvalidOperation
-from typing import Any
+from typing import Any, cast
 
 from backend.brokers.adapter import Funds, Holding, Instrument, Position
 from backend.brokers.kite_wire import EXCHANGES, PRODUCTS, SIDES
@@ -28,6 +28,7 @@ from backend.brokers.wire_fields import (
     rupees,
     shares,
     text,
+    words,
 )
 from backend.domain.calendar import IST
 from backend.domain.charges import Charges
@@ -58,6 +59,7 @@ STATUSES: Mapping[str, BookStatus] = {
 """The documents' list and the mock order_info.json; those of after-market orders beside AMO REQ RECEIVED from memory.
 An order that the exchange lets lapse at the end of the session is CANCELLED, too."""
 
+PROTECTION_TAG = "mktp"
 PAISA = Decimal("0.01")
 ENDED = frozenset({BookStatus.CANCELLED, BookStatus.REJECTED})
 MARKET_TYPES = frozenset({"MARKET", "SL-M"})
@@ -104,7 +106,7 @@ def _order(row: Fields, trades: Iterable[BookTrade]) -> BookOrder:
     at_market = text(row, "order_type") in MARKET_TYPES
     return BookOrder(
         broker_order_id=identifier(row, "order_id"),
-        tag=message(row, "tag"),
+        tag=_tag(row),
         symbol=symbol_of(text(row, "tradingsymbol"), text(row, "exchange")),
         exchange=one_of(row, "exchange", EXCHANGE_OF),
         side=one_of(row, "transaction_type", SIDE_OF),
@@ -116,6 +118,15 @@ def _order(row: Fields, trades: Iterable[BookTrade]) -> BookOrder:
         message=message(row, "status_message", "status_message_raw"),
         trades=executed,
     )
+
+
+def _tag(row: Fields) -> str:
+    """The tag it was placed with. Kite sets tags of its own beside it on protected orders: mktp, mktp:2.00 (forum
+    comment 52371); where one of them stands in its place, it is looked for among the `tags`."""
+    tags = row.get("tags")
+    told = [row.get("tag"), *(cast("list[Any]", tags) if isinstance(tags, list) else [])]
+    own = (words(tag) for tag in told if isinstance(tag, str) and tag and not tag.startswith(PROTECTION_TAG))
+    return next(own, "")
 
 
 def _placed_at(row: Fields) -> datetime:

@@ -177,6 +177,21 @@ def test_an_order_was_placed_at_the_earliest_instant_it_tells_of():
         assert order.placed_at == datetime(2024, 3, 18, 4, 30, 1, tzinfo=UTC)
 
 
+@pytest.mark.parametrize(
+    ("told", "tag"),
+    [
+        ({"tag": "a1", "tags": ["a1"]}, "a1"),
+        ({"tag": "a1", "tags": ["mktp", "mktp:2.00", "a1"]}, "a1"),
+        ({"tag": "mktp", "tags": ["mktp", "mktp:2.00", "a1"]}, "a1"),
+        ({"tag": "", "tags": ["mktp", "mktp:2.00"]}, ""),
+        ({"tag": None, "tags": None}, ""),
+        ({"tag": 5, "tags": [None, 6, ["a1"]]}, ""),
+    ],
+)
+def test_a_protected_orders_own_tag_is_found_beside_kites(told: dict[str, Any], tag: str):
+    assert book_orders([ORDER | told], [])[0].tag == tag
+
+
 @pytest.mark.parametrize("elsewhere", [{"exchange": "NFO"}, {"product": "MTF"}, {"product": "NRML", "exchange": "MCX"}])
 def test_what_is_not_cash_equity_is_left_out(elsewhere: dict[str, str]):
     assert book_orders([ORDER | elsewhere], [TRADE | elsewhere]) == []
