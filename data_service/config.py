@@ -8,7 +8,9 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.common import Environment
-from data_service.providers import bse, kite, kite_ticks, nse, yahoo
+from data_service.providers import bse, kite, kite_ticks, nse, upstox, yahoo
+
+PROVIDERS = ("nse", "bse", "kite", "upstox", "yahoo")
 
 
 class Settings(BaseSettings):
@@ -40,8 +42,8 @@ class Settings(BaseSettings):
 
     market_providers: str = Field(
         default="",
-        description="Providers of market data in the order they are asked, of nse, bse, kite, yahoo; empty: none, only "
-        "what is stored. Not used in the simulated market.",
+        description=f"Providers of market data in the order they are asked, of {', '.join(PROVIDERS)}; empty: none, "
+        "only what is stored. Not used in the simulated market.",
     )
     provider_timeout_s: float = Field(
         default=2.0, gt=0, le=60, allow_inf_nan=False, description="Deadline for a quote, over all providers."
@@ -54,12 +56,17 @@ class Settings(BaseSettings):
     )
     kite_api_key: str = Field(default="", description="Kite Connect key for market data.")
     kite_access_token: SecretStr = Field(default=SecretStr(""), description="Today's Kite session, for market data.")
+    upstox_access_token: SecretStr = Field(
+        default=SecretStr(""), description="Upstox's Analytics Token, valid for a year, for market data."
+    )
     nse_archives_url: str = Field(default=nse.ARCHIVES_URL, description="NSE's end-of-day files.")
     nse_site_url: str = Field(default=nse.SITE_URL, description="NSE's corporate actions.")
     bse_archive_url: str = Field(default=bse.ARCHIVE_URL, description="BSE's end-of-day files.")
     yahoo_url: str = Field(default=yahoo.BASE_URL, description="Yahoo's chart API.")
     kite_url: str = Field(default=kite.BASE_URL, description="Kite Connect's API.")
     kite_ticker_url: str = Field(default=kite_ticks.TICKER_URL, description="Kite Connect's stream of ticks.")
+    upstox_url: str = Field(default=upstox.BASE_URL, description="Upstox's API.")
+    upstox_files_url: str = Field(default=upstox.FILES_URL, description="Upstox's lists of instruments.")
     influxdb_url: str = Field(default="", description="InfluxDB 2 that keeps the bars; empty: files in DATA_DIR.")
     influxdb_token: SecretStr = Field(default=SecretStr(""), description="Its token, allowed to read and write.")
     influxdb_org: str = Field(default="sauda", description="Its organisation.")
@@ -75,7 +82,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_providers(cls, value: str) -> str:
         names = [name.strip() for name in value.split(",") if name.strip()]
-        if unknown := sorted(set(names) - {"nse", "bse", "kite", "yahoo"}):
+        if unknown := sorted(set(names) - set(PROVIDERS)):
             raise ValueError(f"no such provider: {', '.join(unknown)}")
         if len(set(names)) < len(names):
             raise ValueError("a provider is named twice")
@@ -85,6 +92,8 @@ class Settings(BaseSettings):
     def _complete(self) -> Self:
         if "kite" in self.providers and not (self.kite_api_key and self.kite_access_token.get_secret_value()):
             raise ValueError("MARKET_PROVIDERS names kite: set KITE_API_KEY and KITE_ACCESS_TOKEN")
+        if "upstox" in self.providers and not self.upstox_access_token.get_secret_value():
+            raise ValueError("MARKET_PROVIDERS names upstox: set UPSTOX_ACCESS_TOKEN")
         return self
 
     @property

@@ -23,6 +23,7 @@ from data_service.providers.bse import Bse
 from data_service.providers.kite import Kite
 from data_service.providers.kite_ticks import KiteTicker
 from data_service.providers.nse import Nse
+from data_service.providers.upstox import Upstox
 from data_service.providers.yahoo import Yahoo
 from data_service.sessions import Sessions, ist_date
 from data_service.store.facts import Facts
@@ -105,6 +106,10 @@ async def open_upstream(
         return settings.kite_access_token
 
     ex_dates = ExDates(stores.facts)
+
+    def adjusted_before(symbol: str) -> date | None:
+        return ex_dates.last(symbol, today())
+
     # No timeout of the client's own: each caller brings its deadline.
     async with httpx.AsyncClient(transport=AiohttpTransport(), timeout=None) as http:  # noqa: S113  # nosec B113
         nse = Nse(http, sessions, today, archives_url=settings.nse_archives_url, site_url=settings.nse_site_url)
@@ -115,11 +120,20 @@ async def open_upstream(
             now_s,
             settings.kite_api_key,
             token,
-            adjusted_before=lambda symbol: ex_dates.last(symbol, today()),
+            adjusted_before=adjusted_before,
             base_url=settings.kite_url,
         )
+        upstox = Upstox(
+            http,
+            sessions,
+            now_s,
+            lambda: settings.upstox_access_token,
+            adjusted_before=adjusted_before,
+            base_url=settings.upstox_url,
+            files_url=settings.upstox_files_url,
+        )
         yahoo = Yahoo(http, sessions, now_s, base_url=settings.yahoo_url)
-        known: dict[str, Provider] = {"nse": nse, "bse": bse, "kite": kite, "yahoo": yahoo}
+        known: dict[str, Provider] = {"nse": nse, "bse": bse, "kite": kite, "upstox": upstox, "yahoo": yahoo}
         order = orders([known[name] for name in settings.providers])
         breakers = Breakers(time.monotonic, metrics.breaker)
         chain = Chain(order, breakers, metrics, sessions, monotonic_s=time.monotonic, now_s=now_s)

@@ -1,5 +1,6 @@
 """What an upstream source of market data offers, and the ways in which it can fail."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -11,6 +12,12 @@ import polars as pl
 
 from contracts.market import Interval
 from data_service.errors import DataServiceError
+
+SERIES_SUFFIX = re.compile(r"-([A-Z][A-Z0-9])$")
+"""Brokers write the series of shares outside EQ at the end of the trading symbol: XYZ-BE. No NSE symbol itself ends in
+a hyphen and two letters."""
+
+SHARE_SERIES = ("EQ", "BE")
 
 
 class Kind(StrEnum):
@@ -37,6 +44,10 @@ class RateLimitedError(ProviderError):
     def __init__(self, detail: str, retry_after_s: float) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class SessionEndedError(ProviderError):
+    """The access token is not valid any more: the account's owner has to get a new one."""
 
 
 class IncompleteError(ProviderError):

@@ -12,8 +12,8 @@ import structlog
 from contracts.market import Interval
 from data_service.errors import DataServiceError
 from data_service.imports.checked import read_checked
-from data_service.providers.base import IncompleteError, ProviderError
-from data_service.providers.http import gather_each
+from data_service.providers.base import ProviderError
+from data_service.providers.http import gather_each, whole
 from data_service.sessions import DAY_S, IST_OFFSET_S, Sessions, ist_midnight_s
 from data_service.store.schemas import BAR_SCHEMA
 
@@ -28,10 +28,7 @@ async def bars_of_days(
     """The bars of `symbols`, a file per day. Raises ProviderError; IncompleteError where only some days failed."""
     gathered = await gather_each(days, day_bars, at_once_max=FILES_AT_ONCE_MAX)
     found = pl.concat([BAR_SCHEMA.to_frame(), *(gathered.got[day] for day in days if day in gathered.got)])
-    wanted = found.filter(pl.col("symbol").is_in(list(symbols)))
-    if gathered.error is None:
-        return wanted
-    raise IncompleteError(gathered.error, wanted) if gathered.got else gathered.error
+    return whole(gathered, found.filter(pl.col("symbol").is_in(list(symbols))))
 
 
 async def read_bhavcopy(

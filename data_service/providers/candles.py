@@ -1,8 +1,8 @@
 """Turns the candles of a provider's JSON into bars: exact paise, finished bars only, on the scale they traded at."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from math import prod
@@ -65,6 +65,14 @@ def day_of(epoch_s: int) -> date:
         return date.fromordinal(EPOCH.toordinal() + (epoch_s + IST_OFFSET_S) // 86_400)
     except (ValueError, OverflowError) as error:
         raise ProviderError(f"instant {epoch_s} is out of range") from error
+
+
+def parts(first: date, last: date, days_max: int) -> Iterator[tuple[date, date]]:
+    """The days in spans of at most `days_max`, both ends inclusive; none where `last` comes before `first`."""
+    while first <= last:
+        end = min(last, first + timedelta(days=days_max - 1))
+        yield first, end
+        first = end + timedelta(days=1)
 
 
 def bars_of(

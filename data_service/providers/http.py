@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
+import polars as pl
 
-from data_service.providers.base import ProviderError, RateLimitedError
+from data_service.providers.base import IncompleteError, ProviderError, RateLimitedError, RawQuote
 
 BYTES_MAX = 16 << 20
 """The largest reply taken, packed or unpacked; an exchange's file of a day is below 1 MB."""
@@ -90,6 +91,11 @@ def _decoded(packed: bytes, encoding: str, place: str, bytes_max: int) -> bytes:
         return packed
     if encoding not in ("gzip", "x-gzip"):
         raise ProviderError(f"{place}: content-encoding {encoding[:20]} was not asked for")
+    return gunzipped(packed, place, bytes_max)
+
+
+def gunzipped(packed: bytes, place: str, bytes_max: int = BYTES_MAX) -> bytes:
+    """What a gzip holds, at most `bytes_max` bytes. Raises ProviderError."""
     unpacker = zlib.decompressobj(GZIP)
     try:
         content = unpacker.decompress(packed, bytes_max + 1)
@@ -189,3 +195,14 @@ async def gather_each(
             group.create_task(work())
     limited = [error for error in errors if isinstance(error, RateLimitedError)]
     return Gathered(got, next(iter(limited or errors), None))
+
+
+Whole = TypeVar("Whole", pl.DataFrame, Mapping[str, RawQuote])
+
+
+def whole(gathered: Gathered[Any, Any], found: Whole) -> Whole:
+    """`found`, made of all that was gathered, where nothing failed. Raises IncompleteError with it where something
+    came, else the error itself."""
+    if gathered.error is None:
+        return found
+    raise IncompleteError(gathered.error, found) if gathered.got else gathered.error

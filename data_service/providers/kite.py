@@ -5,10 +5,9 @@ Wire format: kite.trade/docs/connect/v3 (market quotes, historical, instruments,
 
 import asyncio
 import io
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -18,9 +17,18 @@ from pydantic import SecretStr
 
 from contracts.market import Interval
 from data_service.imports.checked import SYMBOL_PATTERN
-from data_service.providers.base import IncompleteError, Kind, ProviderError, RateLimitedError, RawQuote, Unsupporting
-from data_service.providers.candles import Candle, bars_of, day_of, rupees, shares
-from data_service.providers.http import Fetched, fetch, gather_each, parsed_json, require_ok, retry_after_s
+from data_service.providers.base import (
+    SERIES_SUFFIX,
+    SHARE_SERIES,
+    Kind,
+    ProviderError,
+    RateLimitedError,
+    RawQuote,
+    SessionEndedError,
+    Unsupporting,
+)
+from data_service.providers.candles import Candle, bars_of, day_of, parts, rupees, shares
+from data_service.providers.http import Fetched, fetch, gather_each, parsed_json, require_ok, retry_after_s, whole
 from data_service.providers.pace import Pace
 from data_service.sessions import IST, Sessions
 from data_service.store.schemas import BAR_SCHEMA, INSTRUMENT_SCHEMA
@@ -54,16 +62,7 @@ INSTRUMENT_COLUMNS = {
     "instrument_type",
     "segment",
 }
-SERIES_SUFFIX = re.compile(r"-([A-Z][A-Z0-9])$")
-"""Shares outside series EQ carry their series at the end of the trading symbol: XYZ-BE. No NSE symbol itself ends in a
-hyphen and two letters."""
-
-SHARE_SERIES = ("EQ", "BE")
 MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError)
-
-
-class SessionEndedError(ProviderError):
-    """The access token is not valid any more: the account's owner has to log in again (each day)."""
 
 
 def _never(_: str) -> None:
@@ -109,10 +108,7 @@ class Kite(Unsupporting):
         token has expired); IncompleteError where only some of several calls failed."""
         batches = [tuple(symbols[at : at + QUOTES_PER_CALL_MAX]) for at in range(0, len(symbols), QUOTES_PER_CALL_MAX)]
         gathered = await gather_each(batches, self._quote_batch, at_once_max=1)
-        found = {symbol: quote for batch in gathered.got.values() for symbol, quote in batch.items()}
-        if gathered.error is None:
-            return found
-        raise IncompleteError(gathered.error, found) if gathered.got else gathered.error
+        return whole(gathered, {symbol: quote for batch in gathered.got.values() for symbol, quote in batch.items()})
 
     async def _quote_batch(self, symbols: Sequence[str]) -> dict[str, RawQuote]:
         names = {symbol: f"NSE:{self._trading_names.get(symbol, symbol)}" for symbol in symbols}
@@ -132,21 +128,16 @@ class Kite(Unsupporting):
 
         async def of(symbol: str) -> pl.DataFrame:
             first = max(from_, self._adjusted_before(symbol) or from_)
-            parts = [BAR_SCHEMA.to_frame()]
-            while first <= last:
-                end = min(last, first + timedelta(days=days_max - 1))
-                candles = await self._candles(tokens[symbol], name, first, end)
-                days = {"from_": first, "through": end, "now_s": self._now_s()}
-                parts.append(bars_of(candles, symbol, interval, self.name, self._sessions, **days))
-                first = end + timedelta(days=1)
-            return pl.concat(parts)
+            found = [BAR_SCHEMA.to_frame()]
+            for begin, end in parts(first, last, days_max):
+                candles = await self._candles(tokens[symbol], name, begin, end)
+                days = {"from_": begin, "through": end, "now_s": self._now_s()}
+                found.append(bars_of(candles, symbol, interval, self.name, self._sessions, **days))
+            return pl.concat(found)
 
         known = [symbol for symbol in symbols if symbol in tokens]
         gathered = await gather_each(known, of, at_once_max=HISTORICAL_PER_S)
-        found = pl.concat([BAR_SCHEMA.to_frame(), *gathered.got.values()])
-        if gathered.error is None:
-            return found
-        raise IncompleteError(gathered.error, found) if gathered.got else gathered.error
+        return whole(gathered, pl.concat([BAR_SCHEMA.to_frame(), *gathered.got.values()]))
 
     async def _candles(self, token: int, interval: str, first: date, last: date) -> list[Candle]:
         days = {"from": f"{first} 00:00:00", "to": f"{last} 23:59:59"}

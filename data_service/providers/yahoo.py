@@ -13,9 +13,9 @@ import httpx
 import polars as pl
 
 from contracts.market import Interval
-from data_service.providers.base import IncompleteError, Kind, ProviderError, RawQuote, UnsupportedError, Unsupporting
+from data_service.providers.base import Kind, ProviderError, RawQuote, UnsupportedError, Unsupporting
 from data_service.providers.candles import Candle, Split, bars_of, day_of, rupees, shares
-from data_service.providers.http import fetch, gather_each, parsed_json, require_ok
+from data_service.providers.http import fetch, gather_each, parsed_json, require_ok, whole
 from data_service.sessions import DAY_S, Sessions, ist_midnight_s
 from data_service.store.schemas import BAR_SCHEMA
 
@@ -79,10 +79,7 @@ class Yahoo(Unsupporting):
             return self._bars(chart, symbol, interval, first, through)
 
         gathered = await gather_each(symbols, of, at_once_max=REQUESTS_AT_ONCE_MAX)
-        found = pl.concat([BAR_SCHEMA.to_frame(), *gathered.got.values()])
-        if gathered.error is None:
-            return found
-        raise IncompleteError(gathered.error, found) if gathered.got else gathered.error
+        return whole(gathered, pl.concat([BAR_SCHEMA.to_frame(), *gathered.got.values()]))
 
     def _bars(self, chart: dict[str, Any], symbol: str, interval: Interval, first: date, through: date) -> pl.DataFrame:
         try:
@@ -113,10 +110,7 @@ class Yahoo(Unsupporting):
                 raise ProviderError(f"{self.name}'s chart of {symbol} is malformed") from error
 
         gathered = await gather_each(symbols, of, at_once_max=REQUESTS_AT_ONCE_MAX)
-        found = {symbol: quote for symbol, quote in gathered.got.items() if quote}
-        if gathered.error is None:
-            return found
-        raise IncompleteError(gathered.error, found) if gathered.got else gathered.error
+        return whole(gathered, {symbol: quote for symbol, quote in gathered.got.items() if quote})
 
     async def _chart(self, symbol: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
         """One symbol's chart; None where Yahoo does not know it or has nothing for the days. Raises ProviderError."""

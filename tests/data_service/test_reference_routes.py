@@ -1,5 +1,7 @@
 """Actions, universes, findings and figures over HTTP, and the service as a whole while its providers die."""
 
+import gzip
+import json
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import date, timedelta
@@ -16,7 +18,7 @@ from data_service.ingest import Gate
 from data_service.main import create_app
 from data_service.sessions import load_sessions
 from data_service.store.schemas import ACTION_SCHEMA
-from tests.support.upstream_server import UpstreamServer, as_json
+from tests.support.upstream_server import Reply, UpstreamServer, as_json
 
 NOW = at("2026-11-18 11:00:30")
 TUESDAY = date(2026, 11, 17)
@@ -64,6 +66,26 @@ async def until(client, source: str) -> tuple[str, str]:
     while (found := await quote_of(client)) is None or found[0] != source:
         assert time.monotonic() < give_up, found
     return found
+
+
+async def test_quotes_come_from_upstox(tmp_path, stored):
+    share = {"segment": "NSE_EQ", "instrument_type": "EQ", "instrument_key": "NSE_EQ|1", "isin": "INE000A01011"}
+    file = gzip.compress(json.dumps([share | {"trading_symbol": "ACME"}]).encode())
+    quote = {"instrument_token": "NSE_EQ|1", "last_price": 102.0, "timestamp": "2026-11-18T11:00:29+05:30"}
+    said = {
+        "/NSE.json.gz": Reply(file),
+        "/v2/market-quote/quotes": as_json({"status": "success", "data": {"A": quote}}),
+    }
+    async with UpstreamServer(said) as upstox:
+        urls = {"upstox_url": upstox.url, "upstox_files_url": upstox.url}
+        async with serving(tmp_path, market_providers="upstox", upstox_access_token="token", **urls) as client:
+            assert await quote_of(client) == ("upstox", "102.0")
+
+
+@pytest.mark.parametrize("provider", ["kite", "upstox"])
+def test_a_broker_needs_its_token(provider):
+    with pytest.raises(ValueError, match=f"{provider.upper()}_ACCESS_TOKEN"):
+        Settings(market_providers=provider, kite_api_key="key", kite_access_token="", upstox_access_token="")
 
 
 async def test_quotes_come_from_the_first_that_lives_then_the_next_then_what_is_recorded(tmp_path, stored):
