@@ -125,7 +125,13 @@ def order(quantity: int = 10, price: float | str = 1510, **changes: Any) -> dict
 
 
 @pytest.fixture
-async def kite(trading, market, make_user, sessions) -> AsyncIterator[Kite]:
+def pulse_s() -> float:
+    """Between looks at the market of its own accord; who waits for one has it look more often."""
+    return 30.0
+
+
+@pytest.fixture
+async def kite(trading, market, make_user, sessions, pulse_s) -> AsyncIterator[Kite]:
     """A client with a new account of five lakh rupees, not logged in yet."""
     user = await make_user("client")
     account = await account_of(sessions, user)
@@ -145,7 +151,7 @@ async def kite(trading, market, make_user, sessions) -> AsyncIterator[Kite]:
         )
         async with sessions.begin() as session:
             key = await make_key(session, vault, Actor("test", user, ""), user, account, REDIRECT)
-        async with served(create_sandbox(world, pulse_s=0.05)) as url:
+        async with served(create_sandbox(world, pulse_s=pulse_s)) as url:
             yield Kite(url, http, world, market, key, account, user, now)
 
 

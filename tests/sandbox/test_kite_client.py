@@ -12,6 +12,11 @@ PYTHON = ROOT / ".venv-kite" / "bin" / "python"
 SCRIPT = ROOT / "tests" / "kite_client" / "trade.py"
 
 
+@pytest.fixture
+def pulse_s() -> float:
+    return 0.05
+
+
 async def test_the_official_client_logs_in_trades_and_reads_all_of_it(kite):
     if not PYTHON.exists():
         lacking = "kiteconnect is not installed: make .venv-kite/.installed"

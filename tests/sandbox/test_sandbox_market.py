@@ -20,6 +20,11 @@ from backend.sandbox.words import KiteError, tokens_of
 from tests.support.market_server import Stock, quote_of
 
 
+@pytest.fixture
+def pulse_s() -> float:
+    return 0.05
+
+
 async def test_quotes_by_name_and_by_token(client):
     token = tokens_of(["INFY", "TCS"])["INFY"]
     names = {"i": ["NSE:INFY", str(token), "NSE:NONE", "BSE:INFY"]}
