@@ -103,7 +103,6 @@ class DayList:
         async with self._lock:
             made_on = (self._now().astimezone(IST) - self._new_from).date()
             if self._held is None or self._held[0] != made_on:
-                self._held = None
                 self._held = made_on, await self._downloaded()
             return self._held[1]
 
@@ -120,9 +119,7 @@ class DayList:
         if self._failed_at is not None and now - self._failed_at < RETRY_AFTER:
             raise BrokerUnavailableError("today's list of shares could not be downloaded just now; it is tried again")
         try:
-            listed = await self._download()
+            return await self._download()
         except BrokerUnavailableError:
             self._failed_at = now
             raise
-        self._failed_at = None
-        return listed

@@ -1,6 +1,7 @@
 """Dhan's words, read: its documents' own samples, every status and error, and what nobody would document."""
 
 import contextlib
+import gzip
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,6 +17,7 @@ from backend.brokers.adapter import Access, Holding, Instrument, Position
 from backend.brokers.base import (
     BrokerError,
     BrokerUnavailableError,
+    NotPlacedError,
     OrderChange,
     OrderRejectedError,
     OutcomeUnknownError,
@@ -23,12 +25,14 @@ from backend.brokers.base import (
     SessionExpiredError,
 )
 from backend.brokers.book_rows import Words
+from backend.brokers.credential_fields import CredentialField
 from backend.brokers.dhan import Dhan
 from backend.brokers.share_list import NO_LIST, ShareList
 from backend.brokers.wire_fields import MalformedError
 from backend.domain.calendar import IST
 from backend.domain.market import OrderType, Product, Side
 from backend.domain.reconcile import BookStatus
+from backend.errors import InvalidRequestError
 from tests.brokers.conformance import EGRESS_IP, LIMIT
 from tests.brokers.rest_server import Answer, RestServer, json_answer
 from tests.support.dhan_server import LISTED
@@ -240,6 +244,7 @@ def test_documented_holdings_positions_and_funds():
     assert wire.positions_of([sold], LIST) == [Position("TCS", "nse", Product.CNC, -7, D(3400))]
     assert wire.funds_of(LIMITS).cash_free == 98440
     assert wire.funds_of(LIMITS | {"collateralAmount": 440}).cash == 98000
+    assert wire.funds_of(LIMITS | {"collateralAmount": -440}).cash == 98440
 
 
 @pytest.mark.parametrize(
@@ -249,6 +254,13 @@ def test_shares_sold_today_are_held_no_more(available: int, net: int, left: int)
     positions = [Position("HDFC", "nse", Product.CNC, net, D(1)), Position("HDFC", "nse", Product.MIS, -5, D(1))]
     (holding,) = wire.holdings_of([HOLDING | {"availableQty": available}], positions, NO_LIST)
     assert holding.quantity == left
+
+
+def test_what_was_sold_leaves_only_once_and_what_comes_last():
+    positions = [Position("HDFC", "nse", Product.CNC, -1200, D(1))]
+    blocked = HOLDING | {"totalQty": 1500, "t1Qty": 500, "availableQty": 0}
+    holdings = wire.holdings_of([blocked, blocked | {"securityId": "9"}], positions, NO_LIST)
+    assert [(held.quantity, held.t1_quantity) for held in holdings] == [(0, 300), (1000, 500)]
 
 
 def test_the_detailed_list():
@@ -261,6 +273,8 @@ def test_the_detailed_list():
     in_be = infy.replace("1594", "77").replace(",EQ,", ",BE,")
     listed = ShareList.of(wire.shares_of("\n".join([head, in_be, nifty, infy, *others]).encode()))
     assert listed.by_key["nse", "77"].symbol == "INFY"
+    bond, future = infy.replace("INE009A01021", "INE009A07023"), infy.replace(",E,", ",D,")
+    assert wire.shares_of("\n".join([head, infy, bond, future, infy.replace("EQUITY", "FUTSTK")]).encode()) == found[:1]
     assert listed.by_name["nse", "INFY"].key == "1594"
 
 
@@ -376,7 +390,8 @@ class Said:
         self.server, self.answer = server, json_answer([])
         self.double = Double()
         file_url = f"{server.url}/api-scrip-master-detailed.csv"
-        self.adapter = Dhan(http=http, now=lambda: datetime.now(UTC), url=server.url, file_url=file_url)
+        urls = {"url": server.url, "login_url": server.url, "file_url": file_url}
+        self.adapter = Dhan(http=http, now=lambda: datetime.now(UTC), **urls)
         self.access = Access(1, "A", "k", "token", http, EGRESS_IP)
 
     async def outcome(self, call: str) -> BaseException | None:
@@ -417,6 +432,7 @@ def refusal(code: str, words: str = "No.") -> dict[str, Any]:
         (403, refusal("DH-902"), OrderRejectedError, BrokerUnavailableError),
         (403, refusal("DH-911"), OrderRejectedError, BrokerUnavailableError),
         (401, refusal("DH-901"), SessionExpiredError, SessionExpiredError),
+        (401, refusal("DH-999"), SessionExpiredError, SessionExpiredError),
         (400, refusal("807"), SessionExpiredError, SessionExpiredError),
         (400, refusal("DH-906", "Invalid Token"), SessionExpiredError, SessionExpiredError),
         (401, "<html>", OutcomeUnknownError, BrokerUnavailableError),
@@ -441,6 +457,42 @@ async def test_what_an_answer_proves(said: Said, status: int, body: Any, written
         assert type(await said.outcome(call)) is written
     for call in ("funds", "holdings", "look up"):
         assert type(await said.outcome(call)) is asked
+
+
+async def test_an_order_that_is_not_found_proves_nothing_and_a_session_that_is_over_does(said: Said):
+    for answer in (json_answer(refusal("DH-906"), 404), json_answer([])):
+        said.answer = answer
+        assert await said.adapter.order_by_tag(said.access, "t1") is None
+    said.answer = json_answer(refusal("DH-901"), 404)
+    assert type(await said.outcome("look up")) is SessionExpiredError
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, refusal("DH-905"), InvalidRequestError),
+        (401, refusal("DH-901"), InvalidRequestError),
+        (429, refusal("DH-904"), BrokerUnavailableError),
+        (500, refusal("DH-908"), BrokerUnavailableError),
+        (400, ["no"], BrokerUnavailableError),
+    ],
+)
+async def test_only_a_refusal_says_that_the_login_was_wrong(said: Said, status: int, body: Any, kind: type):
+    said.answer = json_answer(body, status)
+    fields = (CredentialField.API_KEY, CredentialField.API_SECRET, CredentialField.CLIENT_ID)
+    with pytest.raises(kind):
+        await said.adapter.log_in(said.access.http, dict.fromkeys(fields, "x"), {"tokenId": "t"}, datetime.now(UTC))
+
+
+async def test_without_a_list_or_with_one_that_unpacks_to_too_much_nothing_is_sent(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("backend.brokers.dhan.FILE_BYTES_MAX", 10_000)
+    for content in (gzip.compress(bytes(1_000_000)), bytes(20_000)):
+        async with RestServer(lambda _, said=content: Answer(200, said)) as server:
+            async with httpx.AsyncClient(verify=False) as http:
+                adapter = Dhan(http=http, now=lambda: datetime.now(UTC), url=server.url, file_url=server.url)
+                with pytest.raises(NotPlacedError, match="10000 bytes"):
+                    await adapter.place(Access(1, "A", "k", "token", http, EGRESS_IP), LIMIT)
+            assert [request.method for request in server.requests] == ["GET"]
 
 
 async def test_a_cancel_may_be_accepted_without_a_word(said: Said):

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -26,12 +27,14 @@ from backend.brokers.base import (
     SessionExpiredError,
 )
 from backend.brokers.book_rows import Words, concluded, plain_symbol
+from backend.brokers.credential_fields import CredentialField
 from backend.brokers.share_list import NO_LIST, ShareList, is_share
 from backend.brokers.upstox import REFUSAL_CODES, Upstox
 from backend.brokers.wire_fields import MalformedError
 from backend.domain.calendar import IST
 from backend.domain.market import OrderType, Product, Side
 from backend.domain.reconcile import BookStatus, BookTrade
+from backend.errors import InvalidRequestError
 from tests.brokers.conformance import EGRESS_IP, LIMIT
 from tests.brokers.rest_server import Answer, RestServer, json_answer
 from tests.support.upstox_trading_server import INFY, LISTED, REDIRECT_URL
@@ -445,6 +448,38 @@ async def test_a_refusal_has_upstoxs_words_and_code(said: Said):
     assert str(error).startswith("Quantity cannot be zero!")
     assert (len(str(error)), error.code) == (300, "UDAPI1052")
     assert "UDAPI100500" not in REFUSAL_CODES
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (401, refusal("UDAPI100016"), InvalidRequestError),
+        (400, refusal("UDAPI100057", "Invalid Auth code"), InvalidRequestError),
+        (500, refusal("UDAPI100500"), BrokerUnavailableError),
+        (400, "<html>", BrokerUnavailableError),
+        (429, refusal("UDAPI10005"), RateLimitedError),
+        (400, refusal("UDAPI10005"), RateLimitedError),
+    ],
+)
+async def test_only_a_refusal_says_that_the_login_was_wrong(said: Said, status: int, body: Any, kind: type):
+    said.answer = json_answer(body, status) if not isinstance(body, str) else Answer(status, body.encode())
+    credentials = {CredentialField.API_KEY: "key", CredentialField.API_SECRET: "secret"}
+    with pytest.raises(kind):
+        await said.adapter.log_in(said.access.http, credentials, {"code": "x"}, datetime.now(UTC))
+
+
+async def test_a_session_that_is_over_is_logged_out_already(said: Said):
+    said.answer = json_answer(refusal("UDAPI100050"), 401)
+    await said.adapter.log_out(said.access)
+    said.answer = json_answer(refusal("UDAPI100500"), 500)
+    with pytest.raises(OutcomeUnknownError):
+        await said.adapter.log_out(said.access)
+
+
+async def test_protection_beyond_what_upstox_takes_is_not_sent(said: Said):
+    order = replace(LIMIT, order_type=OrderType.MARKET, protection_percent=D("25.5"))
+    with pytest.raises(NotPlacedError, match="25 %"):
+        await said.adapter.place(said.access, order)
 
 
 async def test_a_sliced_orders_first_number_stands_for_it(said: Said):
