@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
+from typing import Protocol
 
 from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
@@ -83,21 +84,34 @@ ROUTERS = (
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
+class Neighbour(Protocol):
+    """Another application on the same address: it answers paths that begin with one of its `first_parts`."""
+
+    first_parts: frozenset[str]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 class Gateway(FastAPI):
     """FastAPI behind its `front`: what stands there is spared the framework's own layers, a third of a quick answer."""
 
     front: ASGIApp
+    neighbour: Neighbour | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.front(scope, receive, send)
 
     async def framework(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """FastAPI itself."""
-        await super().__call__(scope, receive, send)
+        """FastAPI itself, or its neighbour where the path is one of its."""
+        beside = self.neighbour
+        if beside is not None and scope.get("path", "/").split("/")[1] in beside.first_parts:
+            await beside(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
-def create_api(state: ApiState, lifespan: Lifespan | None = None, kite_sandbox: ASGIApp | None = None) -> FastAPI:
-    """The application; `kite_sandbox` answers below /sandbox.
+def create_api(state: ApiState, lifespan: Lifespan | None = None, neighbour: Neighbour | None = None) -> FastAPI:
+    """The application; `neighbour` is the sandbox: Kite's clients take an address without a path, so it has Kite's.
 
     Raises:
         LookupError: a route does not declare who may call it.
@@ -109,8 +123,7 @@ def create_api(state: ApiState, lifespan: Lifespan | None = None, kite_sandbox: 
     for router in ROUTERS:
         require_access(router)
         app.include_router(router)
-    if kite_sandbox is not None:
-        app.mount("/sandbox", kite_sandbox)
+    app.neighbour = neighbour
     documentation.install(app, state.environment)
     docs_page.install(app)
     problems.install(app)

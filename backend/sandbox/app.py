@@ -67,6 +67,8 @@ class Sandbox(Starlette):
     """The app. Where it is mounted in another, that one's lifespan enters `running`: a mounted app has none."""
 
     running: Callable[[], AbstractAsyncContextManager[None]]
+    first_parts: frozenset[str]
+    """How its paths begin."""
 
 
 def create_sandbox(world: World, *, pulse_s: float = 0.5) -> Sandbox:
@@ -95,6 +97,7 @@ def create_sandbox(world: World, *, pulse_s: float = 0.5) -> Sandbox:
     routes = [Route(path, _open(world, handler), methods=[method]) for method, path, handler in OPEN_ROUTES]
     routes += [Route(path, _private(world, handler), methods=[method]) for method, path, handler in ROUTES]
     app = Sandbox(routes=[*routes, WebSocketRoute("/ws", ticker)], lifespan=lifespan)
+    app.first_parts = frozenset({"ws", *(route.path.split("/")[1] for route in routes)})
     app.add_exception_handler(HTTPException, _not_found)
     app.running = pulse.running
     return app

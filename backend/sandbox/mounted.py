@@ -29,7 +29,7 @@ def mounted_sandbox(
     vault: Vault | None,
     now: Callable[[], datetime],
 ) -> Sandbox | None:
-    """What answers Kite Connect clients below /sandbox; None without a master key, as there are no keys then.
+    """What answers Kite Connect clients at the gateway; None without a master key, as there are no keys then.
 
     It calls no address that a user names: order updates go out over its ticker alone.
 

@@ -140,7 +140,7 @@ async def find_app(session: AsyncSession, api_key: str) -> SandboxApp:
 async def grant(session: AsyncSession, app: SandboxApp, now: datetime) -> str:
     """A request token for a user who has just confirmed the login. Joins the transaction."""
     await session.execute(delete(SandboxSession).where(SandboxSession.ends_at <= now))
-    token = secrets.token_urlsafe(24)
+    token = secrets.token_hex(16)
     session.add(
         SandboxSession(
             api_key=app.api_key,
@@ -172,7 +172,7 @@ async def exchange(
     expected = sha256((app.api_key + request_token + secret).encode()).hexdigest()
     if not hmac.compare_digest(expected.encode(), checksum.encode()):
         raise NotAuthenticatedError("Invalid `checksum`.")
-    token = secrets.token_urlsafe(24)
+    token = secrets.token_hex(16)
     waiting = (
         SandboxSession.token_hash == token_hash(request_token),
         SandboxSession.api_key == app.api_key,

@@ -1,4 +1,4 @@
-"""Keys with which any Kite Connect client trades a paper account at /sandbox."""
+"""Keys with which any Kite Connect client trades a paper account here."""
 
 from typing import Annotated
 
@@ -29,7 +29,7 @@ async def make_sandbox_key(
             made = await sandbox_key_service.make_key(
                 session, state.vault, caller.actor, caller.user.id, account_id, body.redirect_url
             )
-    root = f"{state.logins.public_url.rstrip('/')}/sandbox"
+    root = state.logins.public_url.rstrip("/")
     return SandboxKeyReply(
         account_id=account_id,
         api_key=made.api_key,
