@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,7 +32,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 WRITING = ("http11.send_request_headers.started", "http2.send_request_headers.started")
 """What httpcore calls the moment at which there is a connection and nothing is written on it yet."""
 
-_FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, aiohttp.ClientError, OSError)
+_FOREIGN = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSError)
 _UNCONNECTED = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -145,20 +145,31 @@ async def _exchange(http: httpx.AsyncClient, call: Call, before: Callable[[], No
     if before is not None:
         before()  # a transport without traces asks here only
     async with asyncio.timeout(call.timeout_s):
-        async with http.stream(
+        response = await http.send(_request(http, call, trace), stream=True, follow_redirects=False)
+        try:
+            packed = await _limited(response, call.bytes_max)
+        finally:
+            await response.aclose()
+    encoding = response.headers.get("content-encoding", "identity").lower()
+    return Reply(response.status_code, _decoded(packed, encoding, call.bytes_max))
+
+
+def _request(http: httpx.AsyncClient, call: Call, trace: Callable[..., Awaitable[None]]) -> httpx.Request:
+    """Raises UnsupportedProtocol for what cannot be asked at all: a credential, say, that no header can carry."""
+    connect_s = min(CONNECT_TIMEOUT_S, call.timeout_s / 2)
+    try:
+        return http.build_request(
             call.method,
             call.url,
             headers={"accept": "*/*", "accept-encoding": "gzip", **call.headers},
             params=call.params,
             data=call.form,
             json=call.body,
-            timeout=httpx.Timeout(call.timeout_s, connect=min(CONNECT_TIMEOUT_S, call.timeout_s / 2)),
-            follow_redirects=False,
+            timeout=httpx.Timeout(call.timeout_s, connect=connect_s, pool=connect_s),
             extensions={"trace": trace},
-        ) as response:
-            packed = await _limited(response, call.bytes_max)
-            encoding = response.headers.get("content-encoding", "identity").lower()
-            return Reply(response.status_code, _decoded(packed, encoding, call.bytes_max))
+        )
+    except (UnicodeError, httpx.InvalidURL) as error:
+        raise httpx.UnsupportedProtocol(type(error).__name__) from error
 
 
 async def _limited(response: httpx.Response, bytes_max: int) -> bytes:

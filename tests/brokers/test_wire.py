@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -59,6 +60,18 @@ async def test_without_a_connection_nothing_can_have_been_written(http: httpx.As
     assert SECRET not in str(told.value)
     with pytest.raises(BrokerUnavailableError):
         await read(http, call(NOWHERE, method="GET"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"headers": {"authorization": "token é"}}, {"url": "http://:::"}, {"url": "ws://x"}]
+)
+async def test_what_cannot_be_asked_was_not_asked(http: httpx.AsyncClient, server: RestServer, changes: dict):
+    unaskable = replace(call(server.url), **changes)
+    with pytest.raises(NotPlacedError):
+        await write(http, unaskable)
+    with pytest.raises(BrokerUnavailableError):
+        await read(http, unaskable)
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("kind", [Break.RESET, Break.CUT])
