@@ -99,6 +99,7 @@ def _extend_orders() -> None:
         ("leverage", sa.Numeric(), "1"),
         ("modifications", sa.Integer(), "0"),
         ("squares_off", sa.Boolean(), "false"),
+        ("broker_like", sa.Boolean(), "false"),
     ):
         op.add_column("paper_orders", sa.Column(column, kind, server_default=sa.text(default), nullable=False))
     op.add_column("paper_orders", _instant("arrives_at", nullable=True))
@@ -206,6 +207,6 @@ def downgrade() -> None:
     for table in ("sandbox_gtts", "sandbox_sessions", "sandbox_apps", "paper_positions", "paper_changes"):
         op.drop_table(table)
     for column in (
-        *("ended_at", "arrives_at", "squares_off", "modifications", "leverage", "closing_quantity", "validity"),
+        *("ended_at", "arrives_at", "broker_like", "squares_off", "modifications", "leverage", "closing_quantity", "validity"),
     ):
         op.drop_column("paper_orders", column)

@@ -75,6 +75,7 @@ class PaperBroker:
         order = protected(order, quote.view if quote else None)
         refusal = self._refusal(order, phase, quote, now)
         row = arriving(account_id, order, now)
+        row.broker_like = self._rules.intraday
         async with self._sessions.begin() as session:
             # What the account can pay and deliver is known, and stays so until the commit, under its lock only.
             await lock_account(session, account_id)

@@ -74,6 +74,9 @@ class Advance:
             resting = (await session.scalars(select(PaperOrder).where(mine, is_resting()))).all()
         if not resting or (now := await self._now(len(resting))) is None:
             return
+        resting = [order for order in resting if self._is_ours(order, now)]
+        if not resting:
+            return
         bars = await self._bars(resting, now)
         news = _News(now, bars, await self._quotes(self._instants(resting, now)))
         due = {order.account_id for order in resting if order.symbol in bars and self._is_due(order, news)}
@@ -84,6 +87,12 @@ class Advance:
                 await self._advance_account(account_id, news)
 
         await asyncio.gather(*(advance(account_id) for account_id in sorted(due)))
+
+    def _is_ours(self, order: PaperOrder, now: datetime) -> bool:
+        """Whether these rules may move the order: on its own day those that it was placed under alone, so that a trader
+        and a sandbox can share an account; later any, so that it does not rest for ever."""
+        same_rules = order.broker_like == self._rules.intraday
+        return same_rules or order.placed_at.astimezone(IST).date() < now.astimezone(IST).date()
 
     async def _now(self, waiting: int) -> datetime | None:
         try:
@@ -144,7 +153,7 @@ class Advance:
             await lock_account(session, account_id)
             mine = PaperOrder.account_id == account_id
             found = await session.scalars(select(PaperOrder).where(mine, is_resting()).order_by(PaperOrder.id))
-            orders = [order for order in found if order.symbol in news.bars]
+            orders = [o for o in found if o.symbol in news.bars and self._is_ours(o, news.now)]
             await self._arrive(session, orders, news)
             await self._trade(session, [order for order in orders if order.status in RESTING], news)
             await self._auctions(session, orders, news)

@@ -43,6 +43,7 @@ def arriving(account_id: int, order: OrderRequest, now: datetime) -> PaperOrder:
         leverage=Decimal(1),
         modifications=0,
         squares_off=False,
+        broker_like=False,
         placed_at=now,
         matched_through=now,
     )

@@ -85,7 +85,7 @@ async def square_off(
             due.symbol, due.exchange, side, Product.MIS, OrderType.LIMIT, abs(held), Decimal(limit), tag=""
         )
         row = arriving(due.account_id, order, due.at)
-        row.closing_quantity, row.squares_off, row.message = abs(held), True, MESSAGE
+        row.closing_quantity, row.squares_off, row.broker_like, row.message = abs(held), True, True, MESSAGE
         session.add(row)
         await session.flush()
         await meet(session, row, quote, fills, rules, due.at)

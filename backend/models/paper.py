@@ -20,6 +20,7 @@ class PaperOrder(Base):
 
     Of its shares, `closing_quantity` reduce what the account has and need no money; the others hold back their value,
     divided by `leverage`. `arrives_at`: until then it is on its way; `ended_at`: when it was filled or ended.
+    `broker_like`: it was placed under a broker's rules, and follows them.
     """
 
     __tablename__ = "paper_orders"
@@ -45,6 +46,7 @@ class PaperOrder(Base):
     leverage: Mapped[Money] = mapped_column(default=Decimal(1))
     modifications: Mapped[int] = mapped_column(Integer, default=0)
     squares_off: Mapped[bool] = mapped_column(default=False)
+    broker_like: Mapped[bool] = mapped_column(default=False)
     placed_at: Mapped[datetime]
     matched_through: Mapped[datetime]
     arrives_at: Mapped[datetime | None]

@@ -208,6 +208,18 @@ async def test_no_fresh_intraday_order_after_the_square_off(kite):
     await kite.buy(10, "1490")
 
 
+async def test_a_trader_at_the_same_account_leaves_a_clients_orders_to_their_rules(desk, kite):
+    carried = await kite.buy(10, 1495)
+    own = await desk.buy(10, 1495)
+    desk.bar(1490, 1491, 1489)
+    book = await desk.book()
+    assert [book[o].status for o in (carried, own)] == [BookStatus.OPEN, BookStatus.COMPLETE]
+    assert (await kite.book())[carried].status is BookStatus.COMPLETE
+    left = await kite.buy(10, 1450)
+    at(desk, 10, 0, desk.market.now + timedelta(days=1))
+    assert (await desk.book())[left].status is BookStatus.EXPIRED
+
+
 # ---- the closing auction (from 2026-08-03, shares with derivatives)
 
 AUCTION_DAY = datetime(2026, 9, 1, 10, 0, tzinfo=IST)
