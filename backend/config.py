@@ -103,9 +103,15 @@ class Settings(BaseSettings):
     zerodha_login_url: str = Field(
         default="https://kite.zerodha.com/connect/login", description="Where Zerodha's clients log in."
     )
+    zerodha_stream_url: str = Field(
+        default="wss://ws.kite.trade", description="Kite Connect's stream, for order updates."
+    )
     upstox_url: str = Field(default="https://api.upstox.com", description="Upstox's API.")
     upstox_orders_url: str = Field(default="https://api-hft.upstox.com", description="Upstox's API for orders.")
     dhan_url: str = Field(default="https://api.dhan.co/v2", description="Dhan's API.")
+    dhan_stream_url: str = Field(
+        default="wss://api-order-update.dhan.co", description="Dhan's stream of order updates."
+    )
     dhan_login_url: str = Field(default="https://auth.dhan.co", description="Where Dhan's clients log in.")
     cycle_interval_s: int = Field(
         default=60, ge=5, le=3600, description="Market seconds from one planned tick to the next."

@@ -43,6 +43,7 @@ from backend.services.market_calendar import MarketCalendar
 from backend.services.market_data_client import MarketDataClient
 from backend.services.ml_service_client import MlServiceClient
 from backend.services.notifiers import create_notifier
+from backend.services.order_listen_service import OrderListeners
 from backend.services.postback_service import OrderHints
 from backend.services.quote_board import QuoteBoard
 from backend.services.rollover_service import keep_rolling
@@ -164,6 +165,14 @@ async def start_loop(settings: Settings, wired: Wired) -> TradingLoop:
     )
     await loop.start()
     return loop
+
+
+async def follow_orders(wired: Wired, hints: OrderHints, *, listen: bool) -> None:
+    """Read books when brokers say so: by their postbacks and, where the trading loop runs, by their streams."""
+    real = wired.real
+    sockets = {name: real.sockets[name] for name in real.brokers} if listen else {}
+    listeners = OrderListeners(wired.sessions, real.accesses, sockets, hints.add)
+    await asyncio.gather(hints.run(), *([listeners.run()] if sockets else []))
 
 
 async def begin_here(settings: Settings, wired: Wired) -> None:
@@ -318,7 +327,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         starting, mailing = asyncio.create_task(trade(app)), asyncio.create_task(post.run())
         rolling = asyncio.create_task(keep_rolling(api_sessions, billing, real_now))
         anchoring = asyncio.create_task(keep_anchoring(api_sessions))
-        hinting = asyncio.create_task(hints.run())
+        following = asyncio.create_task(follow_orders(wired, hints, listen=settings.trader_enabled))
         async with board.running(), sandbox.running() if sandbox is not None else nullcontext():
             yield
             await state.streams.close()
@@ -326,8 +335,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         mailing.cancel()
         rolling.cancel()
         anchoring.cancel()
-        hinting.cancel()
-        await asyncio.gather(mailing, rolling, anchoring, hinting, return_exceptions=True)
+        following.cancel()
+        await asyncio.gather(mailing, rolling, anchoring, following, return_exceptions=True)
         for loop in loops:
             loop.stop()
         await wired.close()

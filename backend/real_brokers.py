@@ -9,6 +9,7 @@ import httpx
 from backend.brokers.adapter import Adapter
 from backend.brokers.connected import ConnectedBroker
 from backend.brokers.dhan import Dhan
+from backend.brokers.order_sockets import SocketOf, dhan_socket, kite_socket, upstox_socket
 from backend.brokers.upstox import Upstox
 from backend.brokers.zerodha import Zerodha
 from backend.config import Settings
@@ -26,6 +27,8 @@ class RealBrokers:
     adapters: Mapping[str, Adapter]
     brokers: Mapping[str, ConnectedBroker]
     egress: Egress
+    accesses: BrokerAccesses
+    sockets: Mapping[str, SocketOf]
 
     async def close(self) -> None:
         await self.egress.close()
@@ -47,14 +50,20 @@ def wire_real_brokers(
             now=now,
             url=settings.upstox_url,
             orders_url=settings.upstox_orders_url,
+            login_url=f"{settings.upstox_url}/v2/login/authorization/dialog",
             redirect_url=f"{home}/v1/broker-login/{Upstox.name}",
         ),
         Dhan(http=http, now=now, url=settings.dhan_url, login_url=settings.dhan_login_url),
     )
     egress = Egress(settings.egress_routes)
+    accesses = BrokerAccesses(sessions, vault, egress, now)
     brokers: dict[str, ConnectedBroker] = {}
     if settings.environment is Environment.LIVE:
-        accesses = BrokerAccesses(sessions, vault, egress, now)
         for adapter in adapters:
             brokers[adapter.name] = ConnectedBroker(adapter, accesses, CallCounter(sessions, adapter.rates))
-    return RealBrokers({adapter.name: adapter for adapter in adapters}, brokers, egress)
+    sockets = {
+        Zerodha.name: kite_socket(settings.zerodha_stream_url),
+        Upstox.name: upstox_socket(settings.upstox_url),
+        Dhan.name: dhan_socket(settings.dhan_stream_url),
+    }
+    return RealBrokers({adapter.name: adapter for adapter in adapters}, brokers, egress, accesses, sockets)

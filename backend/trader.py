@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from backend import log
 from backend.config import Settings
 from backend.errors import SaudaError
-from backend.main import log_file, start_loop, wire
+from backend.main import follow_orders, log_file, start_loop, wire
+from backend.services.postback_service import OrderHints
 
 
 async def trade(settings: Settings) -> None:
@@ -19,7 +20,10 @@ async def trade(settings: Settings) -> None:
         running.add_signal_handler(signum, stopped.set)
     wired = wire(settings, log.announce)
     loop = await start_loop(settings, wired)
+    following = asyncio.create_task(follow_orders(wired, OrderHints(wired.trading), listen=True))
     await stopped.wait()
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
     loop.stop()
     await wired.close()
 
