@@ -83,7 +83,9 @@ class Reply:
 async def write(http: httpx.AsyncClient, call: Call, before: Callable[[], None] | None = None) -> Reply:
     """Send what changes something at the broker, once. Any reply that is whole is returned, refusals too.
 
-    `before` is asked right before the request is written, once there is a connection, and ends it by raising.
+    `before` is asked right before the request is written, once there is a connection, and ends it by raising. `http`
+    has httpx's own transport: aiohttp's keeps cookies of its own, sends PUT and DELETE a second time where a connection
+    breaks, and does not tell when it writes.
 
     Raises:
         NotPlacedError: there was no connection, so nothing was written.
@@ -158,7 +160,7 @@ def _request(http: httpx.AsyncClient, call: Call, trace: Callable[..., Awaitable
     """Raises UnsupportedProtocol for what cannot be asked at all: a credential, say, that no header can carry."""
     connect_s = min(CONNECT_TIMEOUT_S, call.timeout_s / 2)
     try:
-        return http.build_request(
+        request = http.build_request(
             call.method,
             call.url,
             headers={"accept": "*/*", "accept-encoding": "gzip", **call.headers},
@@ -170,6 +172,9 @@ def _request(http: httpx.AsyncClient, call: Call, trace: Callable[..., Awaitable
         )
     except (UnicodeError, httpx.InvalidURL) as error:
         raise httpx.UnsupportedProtocol(type(error).__name__) from error
+    # One client serves many accounts: what a broker's gateway hung on one of them is nobody else's.
+    request.headers.pop("cookie", None)
+    return request
 
 
 async def _limited(response: httpx.Response, bytes_max: int) -> bytes:

@@ -32,6 +32,8 @@ def answer(request: Request) -> Answer:
         return Answer(200, gzip.compress(b'{"a": 1.10}'), {"content-encoding": "gzip"})
     if request.path == "/large":
         return Answer(200, b" " * 2998 + b"{}")
+    if request.path == "/cookie":
+        return Answer(200, b"{}", {"set-cookie": "session=of-somebody; path=/"})
     if request.path == "/strange":
         return Answer(200, b"x", {"content-encoding": "br"})
     return Answer(403 if request.method == "CONNECT" else 200, b"{}")
@@ -135,6 +137,17 @@ async def test_what_comes_too_late_is_not_written(http: httpx.AsyncClient, serve
     with pytest.raises(TooLateError):
         await write(http, call(server.url), before)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+async def test_nothing_is_sent_twice_and_no_cookie_comes_back(server: RestServer, method: str):
+    async with httpx.AsyncClient() as http:
+        await read(http, call(server.url, "/cookie", "GET"))
+        server.break_next(Break.RESET, method, "/orders")
+        with pytest.raises(OutcomeUnknownError):
+            await write(http, call(server.url, method=method))
+    assert [request.method for request in server.requests] == ["GET", method]
+    assert not any("cookie" in request.headers for request in server.requests)
 
 
 async def test_a_redirect_is_a_reply_and_not_followed(http: httpx.AsyncClient, server: RestServer):

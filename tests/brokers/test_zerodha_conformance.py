@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from backend.brokers.adapter import Access
 from backend.brokers.credential_fields import CredentialField
@@ -177,6 +178,15 @@ class TestZerodha(WireConformance):
             await adapter.instruments()
         assert await adapter.instruments() == listed
         assert world.server.count("GET") == 6
+
+    async def test_a_status_without_a_meaning_is_logged_once(self, world: KiteWorld):
+        for word in ("LAPSED", "LAPSED", "FROZEN"):
+            await world.call_it(await placed(world, replace(LIMIT, tag=word)), word)
+        with capture_logs() as logs:
+            await world.adapter.orders(world.access)
+            await world.adapter.orders(world.access)
+        told = [entry["status"] for entry in logs if entry["event"] == "order_status_unknown"]
+        assert told == ["FROZEN", "LAPSED"]
 
     async def test_its_own_charges_are_told_for_what_was_executed(self, world: KiteWorld):
         bought = await placed(world)
