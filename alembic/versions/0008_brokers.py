@@ -52,9 +52,7 @@ def upgrade() -> None:
         sa.Column("account_id", sa.BigInteger(), nullable=False),
         sa.Column("kind", sa.String(length=10), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["account_id"], ["broker_accounts.id"], name=op.f("fk_broker_calls_account_id")
-        ),
+        sa.ForeignKeyConstraint(["account_id"], ["broker_accounts.id"], name=op.f("fk_broker_calls_account_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_broker_calls")),
         # What was counted before a crash may be lost with it: the brokers' own counters still stand.
         prefixes=["UNLOGGED"],
