@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from backend.brokers.adapter import Access
+from backend.brokers.base import BrokerUnavailableError
 from backend.brokers.credential_fields import CredentialField
 from backend.brokers.zerodha import Zerodha
 from tests.brokers.conformance import EGRESS_IP, LIMIT, ORDERS, placed
@@ -174,7 +175,7 @@ class TestZerodha(WireConformance):
         assert world.server.count("GET") == 2
         clock[0] += timedelta(hours=1)
         world.server.break_next(Break.CUT, "GET", "/instruments/BSE")
-        with pytest.raises(Exception, match="instruments"):
+        with pytest.raises(BrokerUnavailableError, match="instruments"):
             await adapter.instruments()
         assert await adapter.instruments() == listed
         assert world.server.count("GET") == 6
