@@ -324,19 +324,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await begin_here(settings, wired)
-        starting, mailing = asyncio.create_task(trade(app)), asyncio.create_task(post.run())
-        rolling = asyncio.create_task(keep_rolling(api_sessions, billing, real_now))
-        anchoring = asyncio.create_task(keep_anchoring(api_sessions))
-        following = asyncio.create_task(follow_orders(wired, hints, listen=settings.trader_enabled))
+        starting = asyncio.create_task(trade(app))
+        working = [
+            asyncio.create_task(post.run()),
+            asyncio.create_task(keep_rolling(api_sessions, billing, real_now)),
+            asyncio.create_task(keep_anchoring(api_sessions)),
+            asyncio.create_task(follow_orders(wired, hints, listen=settings.trader_enabled)),
+        ]
         async with board.running(), sandbox.running() if sandbox is not None else nullcontext():
             yield
             await state.streams.close()
-        starting.cancel()
-        mailing.cancel()
-        rolling.cancel()
-        anchoring.cancel()
-        following.cancel()
-        await asyncio.gather(mailing, rolling, anchoring, following, return_exceptions=True)
+        for task in (starting, *working):
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
         for loop in loops:
             loop.stop()
         await wired.close()

@@ -207,6 +207,15 @@ def downgrade() -> None:
     for table in ("sandbox_gtts", "sandbox_sessions", "sandbox_apps", "paper_positions", "paper_changes"):
         op.drop_table(table)
     for column in (
-        *("ended_at", "arrives_at", "broker_like", "squares_off", "modifications", "leverage", "closing_quantity", "validity"),
+        *(
+            "ended_at",
+            "arrives_at",
+            "broker_like",
+            "squares_off",
+            "modifications",
+            "leverage",
+            "closing_quantity",
+            "validity",
+        ),
     ):
         op.drop_column("paper_orders", column)
