@@ -216,6 +216,10 @@ class Pulse:
         self._posting.add(task)
         task.add_done_callback(self._posting.discard)
 
+    async def posted(self) -> None:
+        """Wait until every postback so far was sent, or failed."""
+        await asyncio.gather(*self._posting, return_exceptions=True)
+
     async def _post(self, app: SandboxApp, row: Mapping[str, Any]) -> None:
         """Once, as Kite's postbacks: a hint that may be lost (kite.trade/docs/connect/v3/postbacks)."""
         async with self._world.sessions() as session:

@@ -1,16 +1,23 @@
 """The sandbox over real HTTP: logins, orders, portfolio and money, in Kite Connect's envelopes and words."""
 
 from datetime import timedelta
+from hashlib import sha256
 
 import httpx
 import pytest
 from sqlalchemy import select
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from backend.domain.calendar import IST
 from backend.models import SandboxSession
+from backend.sandbox.pulse import Pulse
 from backend.services.audit_service import Actor
-from backend.services.sandbox_key_service import end_key
-from tests.sandbox.conftest import order
+from backend.services.sandbox_key_service import end_key, make_key
+from tests.sandbox.conftest import REDIRECT, order, served
+from tests.support.paper_desk import account_of
 
 
 async def test_a_login_brings_the_days_token_and_ends_at_six(kite):
@@ -49,6 +56,8 @@ async def test_what_proves_nothing_logs_nobody_in(kite, sessions):
     await kite.refused("POST", "/session/token", 403, "TokenException", data=form)  # used
     async with sessions() as session:
         assert len((await session.scalars(select(SandboxSession.id))).all()) == 1  # the login before has ended
+    again = form | {"request_token": kite.token, "checksum": kite.checksum(kite.token)}
+    await kite.refused("POST", "/session/token", 403, "TokenException", data=again)  # an access token is none
     second, kite.token = kite.token, first
     await kite.refused("GET", "/orders", 403, "TokenException")
     kite.token = second
@@ -189,9 +198,6 @@ async def test_a_closed_market_and_what_is_not_there(client):
 async def test_nobody_sees_or_moves_anothers_orders(client, make_user, sessions, trading):
     number = await client.place(10, 1490)
     other = await make_user("other")
-    from backend.services.sandbox_key_service import make_key
-    from tests.support.paper_desk import account_of
-
     async with sessions.begin() as session:
         account = await account_of(sessions, other)
         key = await make_key(
@@ -258,3 +264,29 @@ async def test_an_unread_body_is_bounded(client):
 
     assert (await client.http.post(f"{client.url}/session/token", content=parts())).status_code == 400
     assert isinstance(reply, httpx.Response)
+
+
+async def test_order_updates_are_posted_signed_to_the_clients_url(client, sessions):
+    posted: list[dict] = []
+
+    async def take(request: Request) -> Response:
+        posted.append(await request.json())
+        return Response()
+
+    async with served(Starlette(routes=[Route("/hook", take, methods=["POST"])])) as url:
+        async with sessions.begin() as session:
+            owner = Actor("test", client.user, "")
+            client.key = await make_key(
+                session, client.world.vault, owner, client.user, client.account, REDIRECT, f"{url}/hook"
+            )
+        await client.log_in()
+        pulse = Pulse(client.world)
+        await client.place(10, 1490)
+        await pulse.beat()  # what was there before it looked is no news
+        number = await client.place()
+        await pulse.beat()
+        await pulse.posted()
+    (told,) = posted
+    signed = f"{number}{told['order_timestamp']}{client.key.api_secret}".encode()
+    assert (told["order_id"], told["status"], told["filled_quantity"]) == (number, "COMPLETE", 10)
+    assert told["checksum"] == sha256(signed).hexdigest()

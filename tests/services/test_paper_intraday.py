@@ -10,9 +10,11 @@ from sqlalchemy import select
 from backend.brokers.base import OrderChange, OrderRejectedError
 from backend.brokers.paper import PaperBroker
 from backend.brokers.paper_market import BROKER_LIKE, PaperRules
+from backend.brokers.paper_square_off import due_positions, square_off
 from backend.domain.calendar import IST
 from backend.domain.charges import auto_square_off_charge, charges_for
 from backend.domain.market import Exchange, OrderType, Product, Side, Validity
+from backend.domain.matching import FillModel
 from backend.domain.reconcile import BookStatus
 from backend.models.paper import PaperChange, PaperOrder
 from tests.support.paper_desk import CASH, D, Desk, open_desk
@@ -64,6 +66,15 @@ async def test_a_changed_order_holds_back_and_fills_by_its_new_terms(desk):
     async with desk.sessions() as session:
         before = (await session.scalars(select(PaperChange).order_by(PaperChange.id))).all()
     assert [(c.quantity, c.limit_price) for c in before] == [(10, D(1495)), (20, D(1490))]
+
+
+async def test_a_changed_order_does_not_trade_in_bars_before_its_change(desk):
+    order = await desk.buy(10, 1490)
+    desk.bar(1500, 1501, 1491)
+    await desk.broker.modify(desk.account, order, change(10, "1495"))
+    assert (await desk.book())[order].trades == ()
+    desk.bar(1493, 1494, 1492)
+    assert [t.price for t in (await desk.book())[order].trades] == [D(1493)]
 
 
 async def test_a_limit_becomes_a_stop_and_waits_for_its_trigger(desk):
@@ -197,6 +208,17 @@ async def test_the_broker_squares_off_in_time_whenever_it_is_looked_at(kite):
     assert (await kite.funds()).holdings == {"INFY": 10}
     assert book[kept].status is BookStatus.COMPLETE
     assert len(await kite.book()) == len(book)  # once
+
+
+async def test_two_who_look_at_once_square_a_position_off_once(kite, trading):
+    await kite.buy(100, "1510", **MIS)
+    kite.market.stocks["INFY"].bar_volume = 400
+    at(kite, 15, 15)
+    async with kite.sessions() as session:
+        (due,) = await due_positions(session, [kite.account], trading.calendar)
+    quote = (await kite.broker._market.quotes(["INFY"], due.at))["INFY"]
+    placed = [await square_off(kite.sessions, due, quote, FillModel(), BROKER_LIKE) for _ in range(2)]
+    assert placed == [True, False]
 
 
 async def test_no_fresh_intraday_order_after_the_square_off(kite):
