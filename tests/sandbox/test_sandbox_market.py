@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from backend.sandbox import ticks
+from backend.sandbox import gtt, ticks
 from backend.sandbox.limits import CallLimits, Group
 from backend.sandbox.words import KiteError, tokens_of
 from tests.support.market_server import Stock, quote_of
@@ -238,6 +238,19 @@ async def test_the_ticker_sends_ticks_heartbeats_and_order_updates(client):
         assert json.loads(await received(lambda m: isinstance(m, str)))["type"] == "error"
         await socket.send(json.dumps({"a": "subscribe", "v": list(range(3001))}))
         assert "3000" in json.loads(await received(lambda m: isinstance(m, str)))["data"]
+
+
+async def test_a_trigger_fires_once_and_never_on_terms_of_before(client):
+    number = (await client.ask("POST", "/gtt/triggers", data=trigger([1400])))["trigger_id"]
+    (before,) = await gtt.active(client.world)
+    client.market.now += timedelta(seconds=1)
+    await client.ask("PUT", f"/gtt/triggers/{number}", data=trigger([1300]))
+    (changed,) = await gtt.active(client.world)
+    fallen = quote_of("INFY", Stock(Decimal(1390)), client.market.now)
+    assert not await gtt.fire(client.world, before, fallen, client.market.now)
+    assert not await gtt.fire(client.world, changed, fallen, client.market.now)
+    crashed = quote_of("INFY", Stock(Decimal(1299)), client.market.now)
+    assert [await gtt.fire(client.world, changed, crashed, client.market.now) for _ in range(2)] == [True, False]
 
 
 async def test_time_ends_a_trigger(client):
