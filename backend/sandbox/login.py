@@ -80,11 +80,11 @@ async def _app(world: World, request: Request) -> SandboxApp:
 async def make_session(world: World, request: Request) -> Mapping[str, Any]:
     """POST /session/token: the day's access token. Source: kite.trade/docs/connect/v3/user."""
     form = await form_of(request)
-    world.limits.take(form.get("api_key", ""), Group.OTHER)
     now = world.now()
     try:
         async with world.sessions.begin() as session:
             app = await find_app(session, form.get("api_key", ""))
+            world.limits.take(app.api_key, Group.OTHER)
             given = form.get("request_token", ""), form.get("checksum", "")
             token = await exchange(session, world.vault, app, *given, now, token_ends_at(now))
             profile = await _profile(world, app.user_id, app.account_id)

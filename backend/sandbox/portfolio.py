@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -13,7 +13,7 @@ from backend.brokers.base import AccountSnapshot, BrokerError
 from backend.brokers.paper_convert import convert_position
 from backend.brokers.paper_ledger import CASH, balances
 from backend.brokers.paper_positions import open_position
-from backend.domain.calendar import IST
+from backend.domain.calendar import IST, Calendar, YearNotRecorded
 from backend.domain.market import Product, Side
 from backend.errors import SaudaError
 from backend.models.paper import PaperAction, PaperEntry, PaperPosition
@@ -183,7 +183,7 @@ async def holdings(caller: Caller, _: Request) -> Sequence[Mapping[str, Any]]:
         held = (await balances(session, [caller.account_id])).get(caller.account_id, {})
         mine = PaperAction.account_id == caller.account_id
         actions = (await session.scalars(select(PaperAction).where(mine).order_by(PaperAction.at))).all()
-    settled = {row.day: caller.world.calendar.calendar.settlement_day(row.day) for row in rows}
+    settled = {row.day: delivered_on(caller.world.calendar.calendar, row.day) for row in rows}
     found: dict[str, Shares] = {}
     for symbol in sorted(asset for asset in held if asset != CASH):
         of = [row for row in rows if row.symbol == symbol]
@@ -198,6 +198,14 @@ async def holdings(caller: Caller, _: Request) -> Sequence[Mapping[str, Any]]:
         )
         for symbol, shares in found.items()
     ]
+
+
+def delivered_on(calendar: Calendar, day: date) -> date:
+    """When a day's trades are delivered; the next day where the calendar does not reach so far."""
+    try:
+        return calendar.settlement_day(day)
+    except (YearNotRecorded, ValueError):
+        return day + timedelta(days=1)
 
 
 def _isin(listed: Mapping[str, Any], symbol: str) -> str:
