@@ -110,7 +110,7 @@ def wire(settings: Settings, announce: Callable[[str], None], clock: Clock | Non
     async def quotes(symbols, as_of):
         return (await market_data.quotes(symbols, as_of)).quotes
 
-    real = wire_real_brokers(settings, http, sessions, vault, real_now)
+    real = wire_real_brokers(settings, sessions, vault, real_now)
     market = PaperMarket(now, quotes, market_data.bars_since, calendar.phase, calendar.session_ended, calendar)
     trading = Trading(
         sessions=sessions,
@@ -334,8 +334,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with board.running(), sandbox.running() if sandbox is not None else nullcontext():
             yield
             await state.streams.close()
-        for task in (starting, *working):
-            task.cancel()
+        _ = [task.cancel() for task in (starting, *working)]
         await asyncio.gather(*working, return_exceptions=True)
         for loop in loops:
             loop.stop()
@@ -365,7 +364,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         billing=billing,
         environment=settings.environment,
         trouble=trouble,
-        broker_logins=BrokerLogins(wired.real.adapters, wired.http, wired.sessions, vault, security),
+        broker_logins=BrokerLogins(wired.real.adapters, wired.real.logins, wired.sessions, vault, security),
         hint=hints.add,
     )
     return create_api(state, lifespan, sandbox)

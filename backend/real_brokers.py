@@ -14,7 +14,7 @@ from backend.brokers.upstox import Upstox
 from backend.brokers.zerodha import Zerodha
 from backend.config import Settings
 from backend.db import Sessions
-from backend.services.broker_access import BrokerAccesses, CallCounter, Egress
+from backend.services.broker_access import BROKER_TIMEOUT_S, BrokerAccesses, CallCounter, Egress
 from backend.vault import Vault
 from contracts.common import Environment
 
@@ -28,20 +28,24 @@ class RealBrokers:
     brokers: Mapping[str, ConnectedBroker]
     egress: Egress
     accesses: BrokerAccesses
+    logins: httpx.AsyncClient
+    """For calls that no account's own address matters to."""
     sockets: Mapping[str, SocketOf]
 
     async def close(self) -> None:
         await self.egress.close()
+        await self.logins.aclose()
 
 
 def wire_real_brokers(
-    settings: Settings, http: httpx.AsyncClient, sessions: Sessions, vault: Vault | None, now: Callable[[], datetime]
+    settings: Settings, sessions: Sessions, vault: Vault | None, now: Callable[[], datetime]
 ) -> RealBrokers:
-    """Build them. `http` is for what no account's own address matters to; `sessions` work as the trader.
+    """Build them. `sessions` work as the trader.
 
     Raises:
         ValueError: EGRESS_ROUTES cannot be meant.
     """
+    http = httpx.AsyncClient(timeout=BROKER_TIMEOUT_S, follow_redirects=False)
     home = settings.public_url.rstrip("/")
     adapters: tuple[Adapter, ...] = (
         Zerodha(http=http, now=now, url=settings.zerodha_url, login_url=settings.zerodha_login_url),
@@ -66,4 +70,4 @@ def wire_real_brokers(
         Upstox.name: upstox_socket(settings.upstox_url),
         Dhan.name: dhan_socket(settings.dhan_stream_url),
     }
-    return RealBrokers({adapter.name: adapter for adapter in adapters}, brokers, egress, accesses, sockets)
+    return RealBrokers({adapter.name: adapter for adapter in adapters}, brokers, egress, accesses, http, sockets)

@@ -7,6 +7,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
+from backend.brokers.base import HasShareList
 from backend.domain.calendar import IST
 from backend.domain.market import StockClass
 from backend.errors import SaudaError
@@ -62,7 +63,7 @@ class TradingLoop:
             ("positions", self._positions, positions_interval_s),
             ("cycle", self._cycle, every),
             ("actions", self._actions, CALENDAR_REFRESH_S),
-            ("nudges", self._nudges, CALENDAR_REFRESH_S),
+            ("mornings", self._mornings, CALENDAR_REFRESH_S),
             ("end_of_day", self._end_of_day, every),
             ("deliver", self._deliver, 1.0),
             ("refresh", self._refresh, CALENDAR_REFRESH_S),
@@ -126,9 +127,12 @@ class TradingLoop:
         if self._reconciled:
             await guard_trades(self._trading)
 
-    async def _nudges(self) -> None:
-        """Brokers are real where the market's clock is the real one."""
+    async def _mornings(self) -> None:
+        """Lists of shares, and who must log in. Brokers are real where the market's clock is the real one."""
         await nudge(self._trading, await self._trading.clock())
+        for broker in self._trading.brokers.values():
+            if isinstance(broker, HasShareList):
+                await broker.prepare()
 
     async def _positions(self) -> None:
         await watch_positions(self._trading)

@@ -165,3 +165,12 @@ class KeepsBook(Protocol):
         Returns the accounts in which it cannot be done (yet). Raises BrokerUnavailableError.
         """
         ...
+
+
+@runtime_checkable
+class HasShareList(Protocol):
+    """A broker that names shares in its own way, and anew each day."""
+
+    async def prepare(self) -> None:
+        """Have today's list; nothing is asked where it is there. Raises BrokerUnavailableError."""
+        ...

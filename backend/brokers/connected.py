@@ -68,6 +68,10 @@ class ConnectedBroker:
         self._adapter, self._accesses, self._budget = adapter, accesses, budget
         self._at_once = asyncio.Semaphore(ACCOUNTS_AT_ONCE_MAX)
 
+    async def prepare(self) -> None:
+        """Have today's list of shares, once a day, so that no order waits for it. Raises BrokerUnavailableError."""
+        await self._adapter.instruments()
+
     async def place(self, account_id: int, order: OrderRequest) -> str:
         until = min(order.send_by, time.monotonic() + ORDER_WAIT_S_MAX)
 

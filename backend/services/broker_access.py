@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import structlog
-from httpx_aiohttp import AiohttpTransport
 from sqlalchemy import select, text
 
 from backend.brokers.adapter import Access, CallKind, Rate
@@ -67,10 +66,11 @@ class Egress:
 
 
 def _client(route: str) -> httpx.AsyncClient:
-    # A broker's redirect is followed nowhere, and the environment's own proxies are nobody's approved address.
+    # A broker's redirect is followed nowhere, and the environment's own proxies are nobody's approved address. Not over
+    # aiohttp: it sends a PUT or DELETE a second time where a connection breaks.
     options: dict[str, Any] = {"timeout": BROKER_TIMEOUT_S, "follow_redirects": False, "trust_env": False}
     if route == DIRECT:
-        return httpx.AsyncClient(transport=AiohttpTransport(), **options)
+        return httpx.AsyncClient(**options)
     if route.startswith(BIND):
         return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(local_address=route[len(BIND) :]), **options)
     return httpx.AsyncClient(proxy=route, **options)

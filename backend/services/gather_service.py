@@ -166,7 +166,10 @@ _USERS = text("""
            CASE WHEN 'auto_trading' = ANY (p.features) THEN p.auto_trades_per_day ELSE 0 END AS auto_trades_per_day,
            s.protections, s.strategies, t.trades, o.orders, e.ended, c.closed,
            l.balance AS ledger_cash, d.equity_rupees AS day_equity,
-           h.account_id IS NULL OR h.reconciled_at IS NOT NULL AS reconciled
+           h.account_id IS NULL OR h.reconciled_at IS NOT NULL AS reconciled,
+           CASE WHEN h.account_id IS NOT NULL THEN (
+                SELECT sum(balance) FROM ledger_balances r
+                 WHERE r.account_id = a.id AND r.ledger_account = 'reserved') END AS ledger_reserved
       FROM auto_trade_settings s
       JOIN users ON users.id = s.user_id
       LEFT JOIN broker_accounts a ON a.user_id = s.user_id AND a.is_primary
@@ -267,7 +270,9 @@ def _user_state(
 ) -> UserState:
     trades = cast("list[dict[str, Any]]", row.trades or [])
     usable = isinstance(snapshot, AccountSnapshot)
-    cash = snapshot.cash if usable else Decimal(0)
+    # Real brokers tell what is free and not what open orders hold back: that our own books know.
+    unseen = usable and snapshot.cash == snapshot.cash_free
+    cash = (snapshot.cash if usable else Decimal(0)) + ((row.ledger_reserved or 0) if unseen else 0)
     # Our own books hold back what is under way, the broker's what it has seen of it: the smaller figure is free.
     cash_free = min(snapshot.cash_free, row.ledger_cash or Decimal(0)) if usable else Decimal(0)
     holdings = snapshot.holdings if usable else {}

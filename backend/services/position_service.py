@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import structlog
@@ -14,12 +15,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.base import AccountSnapshot, Broker, BrokerError
-from backend.db import is_about_data, lock_account
+from backend.db import is_about_data
 from backend.domain.calendar import IST
-from backend.domain.corporate_actions import RESCALING
-from backend.domain.decide import ExitReason, TradeStatus
+from backend.domain.decide import TradeStatus
 from backend.domain.market import OrderType, Side
-from backend.domain.orders import LIVE_STATES, Intent, OrderState, external_order_id, is_own_name
+from backend.domain.orders import Intent, OrderState, external_order_id, is_own_name
 from backend.domain.reconcile import BookOrder, BookStatus
 from backend.domain.trading_states import Cause, Scope, TradingState
 from backend.errors import SaudaError
@@ -28,25 +28,23 @@ from backend.models import (
     AutoTradeSettings,
     BrokerAccount,
     BrokerAccountStatus,
-    LedgerEntry,
     Order,
     OrderOrigin,
-    OutboxMessage,
 )
 from backend.services import ledger_service
-from backend.services.action_record_service import actions_of_trades, is_pending
+from backend.services.alignment_service import OurSide, align_account, marks_of, open_trades
 from backend.services.broker_books import BOOK_TIMEOUT_S
 from backend.services.broker_login_service import mark_reconciled
 from backend.services.context import Trading
 from backend.services.corporate_action_service import settle_actions
-from backend.services.order_service import update_trade
 from backend.services.reconcile_service import reconcile
-from backend.services.trade_query_service import midnight_before
 from backend.services.trading_state_service import impose
 
 log = structlog.get_logger()
 
 JUST_REFUSED = timedelta(seconds=60)
+REAL_CASH_OFF_RUPEES = Decimal(1)
+"""What a real broker's cash may differ from ours: its charges are known to the paisa on the contract note alone."""
 _READY = BrokerAccountStatus.READY
 LIVE_TRADES = (TradeStatus.ENTERING, TradeStatus.OPEN, TradeStatus.EXITING)
 
@@ -249,7 +247,7 @@ async def _align(
 ) -> None:
     """Bring the books of quiet accounts to the broker's figures, after trades whose shares were sold by hand."""
     ids = [account.id for account in accounts if account.id not in report.failed_accounts]
-    marks = await _marks(trading, ids)
+    marks = await marks_of(trading, ids)
     try:
         async with asyncio.timeout(BOOK_TIMEOUT_S):
             snapshots = await broker.snapshots(ids)
@@ -259,136 +257,15 @@ async def _align(
         return
     async with trading.sessions() as session:
         books = await ledger_service.books_of(session, ids)
-        trades = await _open_trades(session, ids)
+        trades = await open_trades(session, ids)
     for account in accounts:
         snapshot = snapshots.get(account.id)
         if isinstance(snapshot, AccountSnapshot):
-            known = _OurSide(books[account.id], trades.get(account.id, ()), marks.get(account.id, 0))
+            off = REAL_CASH_OFF_RUPEES if broker.real_money else Decimal(0)
+            known = OurSide(books[account.id], trades.get(account.id, ()), marks.get(account.id, 0), off)
             if known.agrees_with(snapshot):
                 continue
-            aligning = _align_account(trading, account, snapshot, known, now)
+            aligning = align_account(trading, account, snapshot, known, now)
             report.aligned += await _is_taken(report, account.id, aligning)
         elif account.id in ids:
             report.failed_accounts.add(account.id)
-
-
-async def _marks(trading: Trading, account_ids: Sequence[int]) -> Mapping[int, int]:
-    """The newest ledger entry of each account: one that is newer than a report makes the report an old one."""
-    async with trading.sessions() as session:
-        newest = (
-            select(LedgerEntry.id)
-            .where(LedgerEntry.account_id == BrokerAccount.id)
-            .order_by(LedgerEntry.id.desc())
-            .limit(1)
-            .scalar_subquery()
-        )
-        rows = await session.execute(
-            select(BrokerAccount.id, newest).where(BrokerAccount.id == func.any(list(account_ids)))
-        )
-        return {row[0]: row[1] or 0 for row in rows}
-
-
-@dataclass(frozen=True, slots=True)
-class _OurSide:
-    """One account as our own record has it: balances, open trades, and the newest ledger entry before the report."""
-
-    books: ledger_service.Books
-    trades: Sequence[AutoTrade]
-    mark: int
-
-    def short_of(self, snapshot: AccountSnapshot) -> list[AutoTrade]:
-        """Trades of whose shares the account lacks some."""
-        return [t for t in self.trades if snapshot.holdings.get(t.symbol, 0) < t.entry_quantity - t.exit_quantity]
-
-    def agrees_with(self, snapshot: AccountSnapshot) -> bool:
-        books = self.books
-        same = books.opened and books.cash + books.reserved == snapshot.cash and books.shares == _shares(snapshot)
-        return same and not self.short_of(snapshot)
-
-
-async def _align_account(
-    trading: Trading, account: BrokerAccount, snapshot: AccountSnapshot, known: _OurSide, now: datetime
-) -> bool:
-    short = known.short_of(snapshot)
-    async with trading.sessions.begin() as session:
-        # Locks as everywhere: trades before the account.
-        ids = [trade.id for trade in short]
-        await session.execute(
-            select(AutoTrade.id).where(AutoTrade.id == func.any(ids)).order_by(AutoTrade.id).with_for_update()
-        )
-        await lock_account(session, account.id)
-        newest = await session.scalar(select(func.max(LedgerEntry.id)).where(LedgerEntry.account_id == account.id))
-        if (newest or 0) != known.mark:
-            # Something was booked since the report: nothing that it seems to lack is missing.
-            return False
-        if await is_pending(session, account.id):
-            return False
-        for trade in short:
-            await _close_by_hand(session, trade.id, snapshot.holdings.get(trade.symbol, 0), now)
-        live = await session.scalar(
-            select(func.count()).where(Order.account_id == account.id, Order.state.in_(LIVE_STATES))
-        )
-        if live:
-            return False
-        changes = await ledger_service.align(session, account.id, snapshot.cash, _shares(snapshot), now)
-        if changes and known.books.opened:
-            log.warning("books_aligned", account=account.id, changes=changes)
-            payload = {"account_id": account.id, "message": f"The broker's figures differ: {'; '.join(changes)}."}
-            session.add(OutboxMessage(topic="account.adjusted", user_id=account.user_id, payload=payload))
-    return bool(changes)
-
-
-def _shares(snapshot: AccountSnapshot) -> dict[str, int]:
-    return {symbol: shares for symbol, shares in snapshot.holdings.items() if shares}
-
-
-async def _open_trades(session: AsyncSession, account_ids: Sequence[int]) -> Mapping[int, Sequence[AutoTrade]]:
-    rows = await session.scalars(
-        select(AutoTrade).where(
-            AutoTrade.account_id == func.any(account_ids),
-            AutoTrade.closed_at.is_(None),
-            AutoTrade.status == TradeStatus.OPEN,
-        )
-    )
-    trades: dict[int, list[AutoTrade]] = defaultdict(list)
-    for trade in rows.all():
-        trades[trade.account_id].append(trade)
-    return trades
-
-
-async def _close_by_hand(session: AsyncSession, trade_id: int, holding: int, now: datetime) -> None:
-    """Give an open trade the sells by hand that took its shares: its result is then what they really brought.
-
-    Shares of the user's own are taken to be sold first: only what the account lacks is the trade's. Sells of before a
-    split or bonus count other shares than those that are lacking now: a broker may credit new ones days later.
-    """
-    trade = (await session.scalars(select(AutoTrade).where(AutoTrade.id == trade_id).with_for_update())).one()
-    actions = (await actions_of_trades(session, [trade_id]))[trade_id]
-    rescaled = [midnight_before(action.ex_date) for action in actions if action.kind in RESCALING]
-    missing = trade.entry_quantity - trade.exit_quantity - holding
-    sells = await session.scalars(
-        select(Order)
-        .where(
-            Order.account_id == trade.account_id,
-            Order.symbol == trade.symbol,
-            Order.side == Side.SELL,
-            Order.origin != OrderOrigin.ENGINE,
-            Order.auto_trade_id.is_(None),
-            Order.state.not_in(LIVE_STATES),
-            Order.filled_quantity > 0,
-            Order.decided_at >= max([trade.decided_at, *rescaled]),
-        )
-        .order_by(Order.id.desc())
-    )
-    taken = False
-    for sell in sells.all():
-        if sell.filled_quantity <= missing:
-            sell.auto_trade_id = trade.id
-            missing -= sell.filled_quantity
-            taken = True
-    if taken and trade.status is TradeStatus.OPEN:
-        trade.exit_reason = ExitReason.EXTERNAL
-        await session.flush()
-        await update_trade(session, trade.id, now)
-    elif missing > 0:
-        log.error("trade_without_shares", trade=trade.id, symbol=trade.symbol, missing=missing)

@@ -10,7 +10,9 @@ from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.orders import Intent, OrderState
 from backend.domain.reasons import Reason
 from backend.models import AutoTrade, BrokerSession, OrderOrigin, OutboxMessage
+from backend.services import ledger_service
 from backend.services.auto_trading_service import CycleReport, run_cycle
+from backend.services.gather_service import gather_market, gather_users
 from backend.services.guard_service import guard_trades
 from backend.services.position_service import watch_positions
 from backend.services.readiness_service import nudge
@@ -212,3 +214,36 @@ async def test_owners_are_reminded_from_half_past_eight_once_a_day(desk, make_us
     assert await nudge(desk.trading, desk.market.now) == 0
     saturday = desk.market.now.replace(day=23, hour=9)
     assert await nudge(desk.trading, saturday) == 0
+
+
+# ---- books
+
+
+async def test_a_paisas_difference_is_no_difference(desk, make_user) -> None:
+    account_id, _ = await entered(desk, make_user)
+    for off, adjusted in ((Decimal("0.99"), 0), (Decimal("25.50"), 1)):
+        async with desk.trading.sessions() as session:
+            books = (await ledger_service.books_of(session, [account_id]))[account_id]
+        (free,) = [s.cash for s in (await desk.trading.brokers["zerodha"].snapshots([account_id])).values()]
+        desk.kite.cash_more += books.cash + books.reserved - free + off
+        await guard_trades(desk.trading)  # what rests all day bars no comparison
+        await watch_positions(desk.trading)
+        async with desk.trading.sessions() as session:
+            told = await session.scalars(select(OutboxMessage).where(OutboxMessage.topic == "account.adjusted"))
+            assert len(told.all()) == adjusted, off
+
+
+async def test_what_an_open_order_holds_back_counts_as_used_where_the_broker_tells_only_what_is_free(
+    desk, make_user
+) -> None:
+    account_id = await desk.account(await make_user(symbols=("INFY", "TCS")))
+    market = (await gather_market(desk.trading, desk.market.now)).view
+    (before,) = [u for shard in (0, 1) for u in await gather_users(desk.trading, shard, 2, market)]
+    await run_cycle(desk.trading, desk.market.now)
+    (after,) = [u for shard in (0, 1) for u in await gather_users(desk.trading, shard, 2, market)]
+    async with desk.trading.sessions() as session:
+        reserved = (await ledger_service.books_of(session, [account_id]))[account_id].reserved
+    assert reserved > 0
+    assert before.funds_in_use == 0
+    assert after.funds_in_use >= reserved
+    assert abs(after.funds_total - before.funds_total) <= reserved / 100
