@@ -20,7 +20,14 @@ from backend.brokers.base import (
     OutcomeUnknownError,
 )
 from backend.brokers.paper_actions import action_holders, adjust
-from backend.brokers.paper_admission import admit, protected, refusal_by_hours, refusal_by_market, refusal_of_change
+from backend.brokers.paper_admission import (
+    admit,
+    protected,
+    refusal_by_hours,
+    refusal_by_market,
+    refusal_of_change,
+    refusal_of_stop,
+)
 from backend.brokers.paper_advance import Advance
 from backend.brokers.paper_fills import end, meet
 from backend.brokers.paper_ledger import CASH, RESTING, any_id, any_tag, balances, deposit, reserved_cash
@@ -102,6 +109,7 @@ class PaperBroker:
     def _refusal(self, order: OrderRequest, phase: Phase, quote: PaperQuote | None, now: datetime) -> str | None:
         view = quote.view if quote else None
         refused = refusal_by_market(order, phase, view, auctions=self._rules.auctions)
+        refused = refused or refusal_of_stop(order, view, self._rules)
         return refused or refusal_by_hours(order.symbol, order.product, self._market, self._rules, now)
 
     async def _arrive(

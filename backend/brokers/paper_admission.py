@@ -72,6 +72,20 @@ def refusal_by_market(
     return None
 
 
+def refusal_of_stop(order: OrderRequest, view: QuoteView | None, rules: PaperRules) -> str | None:
+    """A broker's words for a stop that would not wait, or could not fill once triggered (Zerodha's, from memory)."""
+    trigger = order.trigger_price
+    if not rules.intraday or view is None or order.order_type is not OrderType.STOP_LIMIT or trigger is None:
+        return None
+    buys = order.side is Side.BUY
+    if (trigger <= view.last) if buys else (trigger >= view.last):
+        beyond = "above" if buys else "below"
+        return f"Trigger price of a stop {order.side.value} must be {beyond} the last price {view.last}."
+    if (trigger > order.limit_price) if buys else (trigger < order.limit_price):
+        return f"Trigger price of a stop {order.side.value} must not be {'above' if buys else 'below'} its price."
+    return None
+
+
 def refusal_by_hours(
     symbol: str, product: Product, market: PaperMarket, rules: PaperRules, now: datetime
 ) -> str | None:

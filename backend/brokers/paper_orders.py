@@ -74,17 +74,19 @@ def changed(order: PaperOrder, change: OrderChange, now: datetime) -> PaperChang
 
 
 def requested(order: PaperOrder, change: OrderChange) -> OrderRequest:
-    """The order as if it were placed now as `change` says, for the rules of the market."""
+    """The order as if it were placed now as `change` says, for the rules of the market. A stop that was triggered is a
+    limit order by now."""
+    triggered = order.order_type is OrderType.STOP_LIMIT and order.status is PaperStatus.OPEN
     return OrderRequest(
         order.symbol,
         order.exchange,
         order.side,
         order.product,
-        change.order_type,
+        OrderType.LIMIT if triggered else change.order_type,
         change.quantity,
         change.limit_price,
         order.tag,
-        change.trigger_price,
+        None if triggered else change.trigger_price,
         validity=change.validity,
     )
 

@@ -310,5 +310,7 @@ def refused(error: BrokerError) -> KiteError:
     for start, kind in kinds.items():
         if words.startswith(start):
             return KiteError(kind, words)
-    bad_input = isinstance(error, OrderRejectedError) and words.startswith(("Price", "Quantity", "A stop order"))
+    bad_input = isinstance(error, OrderRejectedError) and words.startswith(
+        ("Price", "Quantity", "Trigger", "A stop order")
+    )
     return KiteError("InputException" if bad_input else "OrderException", words)

@@ -171,6 +171,8 @@ REFUSED = (
     ({"order_type": "MARKET"}, 400, "InputException", "without market protection"),
     ({"order_type": "MARKET", "market_protection": "0"}, 400, "InputException", "without market protection"),
     ({"order_type": "SL"}, 400, "InputException", "trigger_price"),
+    ({"order_type": "SL", "price": "1520", "trigger_price": "1500"}, 400, "InputException", "above the last price"),
+    ({"order_type": "SL", "price": "1505", "trigger_price": "1510"}, 400, "InputException", "not be above its price"),
     ({"tag": "x" * 21}, 400, "InputException", "tag"),
     ({"quantity": "1000"}, 400, "MarginException", "Insufficient funds"),
     ({"transaction_type": "SELL"}, 400, "HoldingException", "Insufficient holdings"),

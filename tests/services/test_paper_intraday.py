@@ -87,6 +87,16 @@ async def test_a_limit_becomes_a_stop_and_waits_for_its_trigger(desk):
     assert [t.price for t in (await desk.book())[order].trades] == [D(1512)]
 
 
+async def test_a_triggered_stop_is_changed_as_the_limit_that_it_is(kite):
+    order = await kite.buy(10, 1511, order_type=OrderType.STOP_LIMIT, trigger_price=D(1510))
+    kite.bar(1512, 1515, 1511)  # triggered, and beyond its limit
+    assert (await kite.book())[order].trades == ()
+    kite.market.stocks["INFY"].last = D(1515)
+    asked = change(5, "1515.50", order_type=OrderType.STOP_LIMIT, trigger_price=D(1510))
+    await kite.broker.modify(kite.account, order, asked)
+    assert [t.quantity for t in (await kite.book())[order].trades] == [5]
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
