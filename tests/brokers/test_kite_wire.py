@@ -260,7 +260,7 @@ def error(error_type: Any, message: Any = "RMS: no") -> bytes:
 
 
 WORDS = [
-    *[(status, error(kind), OrderRejectedError) for kind in REFUSALS for status in (400, 403, 500)],
+    *[(status, error(kind), OrderRejectedError) for kind in sorted(REFUSALS) for status in (400, 403, 500)],
     (403, error("TokenException"), SessionExpiredError),
     (429, error("NetworkException", "Too many requests"), RateLimitedError),
     (429, b"<html>", RateLimitedError),
