@@ -54,7 +54,7 @@ def row(symbol: str, isin: str, **changed: object) -> dict:
 
 
 def packed(*rows: object) -> bytes:
-    return gzip.compress(json.dumps(rows).encode())
+    return gzip.compress(json.dumps(rows).encode(), mtime=0)
 
 
 SAID = {
@@ -266,8 +266,8 @@ async def test_the_file_of_before_the_morning_is_yesterdays_and_is_fetched_again
         b"",
         b"<html>",
         packed(NHPC)[:-9],
-        gzip.compress(b"<html>"),
-        gzip.compress(b'{"a": 1}'),
+        gzip.compress(b"<html>", mtime=0),
+        gzip.compress(b'{"a": 1}', mtime=0),
         packed(),
         packed(FUTURE),
         packed([1]),
