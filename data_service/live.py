@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 import structlog
 
@@ -15,8 +16,8 @@ from data_service.checks import QuoteContext
 from data_service.errors import DataServiceError, StoreError
 from data_service.minutes import MINUTE_S, Minute, MinuteBars
 from data_service.providers.base import ProviderError, RawQuote
-from data_service.providers.kite_ticks import KiteTicker
 from data_service.providers.recorded import REFERENCE_KEPT_S, Reference
+from data_service.providers.ticker import Ticker
 from data_service.quote_book import QuoteBook
 from data_service.quotes import half_spread_paise, rupees
 from data_service.sessions import Sessions, floor_s, ist_date, ist_instant, ist_midnight_s
@@ -24,7 +25,7 @@ from data_service.store.buffer import BarBuffer
 
 log = structlog.get_logger(__name__)
 
-Tokens = Callable[[Sequence[str]], Awaitable[Mapping[int, str]]]
+Tokens = Callable[[Sequence[str]], Awaitable[Mapping[Any, str]]]
 """Symbols to the stream's own numbers for them."""
 
 FLUSH_EVERY_S = 60.0
@@ -131,7 +132,7 @@ class LiveMarket:
         return quotes, refused
 
     @asynccontextmanager
-    async def running(self, refresh_s: float, ticker: KiteTicker | None, tokens: Tokens | None) -> AsyncIterator[None]:
+    async def running(self, refresh_s: float, ticker: Ticker[Any] | None, tokens: Tokens | None) -> AsyncIterator[None]:
         """Keep quotes fresh and hand finished minutes to the store while the block runs."""
         jobs = [self._repeat(refresh_s, self._refresh), self._repeat(FLUSH_EVERY_S, self._flush)]
         if ticker is not None and tokens is not None:
@@ -155,11 +156,11 @@ class LiveMarket:
         await self._gauge.references.bring(self.book.watched)
         await self.book.refresh()
 
-    async def _watch(self, ticker: KiteTicker, tokens: Tokens) -> None:
+    async def _watch(self, ticker: Ticker[Any], tokens: Tokens) -> None:
         await ticker.watch(await tokens(self.book.watched))
 
-    async def _listen(self, ticker: KiteTicker) -> None:
-        """Take every tick in until Kite's session ends; asking the providers goes on all the same."""
+    async def _listen(self, ticker: Ticker[Any]) -> None:
+        """Take every tick in until the session at its provider ends; asking the providers goes on all the same."""
         try:
             async for quote in ticker.quotes():
                 self.book.offer(quote)

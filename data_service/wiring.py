@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 import httpx
 import polars as pl
@@ -23,7 +24,9 @@ from data_service.providers.bse import Bse
 from data_service.providers.kite import Kite
 from data_service.providers.kite_ticks import KiteTicker
 from data_service.providers.nse import Nse
+from data_service.providers.ticker import Ticker
 from data_service.providers.upstox import Upstox
+from data_service.providers.upstox_ticks import UpstoxTicker
 from data_service.providers.yahoo import Yahoo
 from data_service.sessions import Sessions, ist_date
 from data_service.store.facts import Facts
@@ -33,6 +36,7 @@ from data_service.store.stores import Stores, embedded
 INFLUX_TIMEOUT_S = 10.0
 
 Clock = Callable[[], datetime]
+Stream = tuple[Ticker[Any], Tokens]
 
 
 def open_stores(settings: Settings) -> Stores:
@@ -80,13 +84,13 @@ def _last_ex_dates(actions: pl.DataFrame, today: date) -> dict[str, date]:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """The providers: their chain, the kinds of data they have, their breakers, and Kite's stream with its numbers for
-    symbols where it is set up."""
+    """The providers: their chain, the kinds of data they have, their breakers, and the stream of the first broker
+    among them with its own names of symbols."""
 
     chain: Chain
     kinds: frozenset[Kind]
     breakers: Breakers
-    ticker: KiteTicker | None
+    ticker: Ticker[Any] | None
     tokens: Tokens | None
 
 
@@ -137,8 +141,10 @@ async def open_upstream(
         order = orders([known[name] for name in settings.providers])
         breakers = Breakers(time.monotonic, metrics.breaker)
         chain = Chain(order, breakers, metrics, sessions, monotonic_s=time.monotonic, now_s=now_s)
-        ticker = None
-        if "kite" in settings.providers:
-            ticker = KiteTicker(settings.kite_api_key, token, url=settings.kite_ticker_url)
+        streams: dict[str, Callable[[], Stream]] = {
+            "kite": lambda: (KiteTicker(settings.kite_api_key, token, url=settings.kite_ticker_url), kite.tokens),
+            "upstox": lambda: (UpstoxTicker(upstox.feed_address), upstox.keys),
+        }
+        stream = next((streams[name]() for name in settings.providers if name in streams), None)
         kinds = frozenset(kind for kind, providers in order.items() if providers)
-        yield Upstream(chain, kinds, breakers, ticker, kite.tokens if ticker else None)
+        yield Upstream(chain, kinds, breakers, *(stream or (None, None)))

@@ -1,4 +1,4 @@
-"""Kite's live ticks: the binary packets as pure functions, and a connection that is there again after any failure.
+"""Kite's live ticks: the binary packets as pure functions, and what is said on their connection.
 
 Wire format: kite.trade/docs/connect/v3/websocket. A message is heartbeat (one byte) or, big-endian, the number of
 packets and for each its length and content; the content's length says which fields there are.
@@ -6,10 +6,9 @@ packets and for each its length and content; the content's length says which fie
 
 import asyncio
 import json
-import logging
 import random
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -17,11 +16,9 @@ from urllib.parse import urlencode
 
 import structlog
 from pydantic import SecretStr
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus, WebSocketException
 
-from data_service.providers.base import ProviderError, RawQuote
-from data_service.providers.kite import SessionEndedError
+from data_service.providers.base import ProviderError, RawQuote, SessionEndedError
+from data_service.providers.ticker import Backoff, Ticker
 
 log = structlog.get_logger(__name__)
 
@@ -32,27 +29,12 @@ SYMBOLS_MAX = 3000
 SILENCE_S = 5.0
 """Kite sends a heartbeat each second: after this long without anything the other end is not there any more."""
 
-OPEN_S_MAX, CLOSE_S_MAX = 10.0, 0.5
-"""Patience for the opening handshake, and for the closing one, which an end that is gone never answers."""
-
 LTP_BYTES, INDEX_BYTES, INDEX_FULL_BYTES, QUOTE_BYTES, FULL_BYTES = 8, 28, 32, 44, 184
 DEPTH_AT, DEPTH_ENTRY_BYTES, DEPTH_SIDE = 64, 12, 5
 CURRENCY, CURRENCY_BSE, COMMODITY = 3, 6, 12
 DIVISORS = {CURRENCY: 10**7, CURRENCY_BSE: 10**4, COMMODITY: 10**4}
 DIVISOR = 100
 """Prices are whole paise, except in the segments (the token's last byte) above."""
-
-# The library writes the address, and so the token, into its debug log.
-socket_log = logging.getLogger("data_service.kite_ticks.socket")
-socket_log.setLevel(logging.INFO)
-
-
-class _Direct(connect):
-    """A connection to the address given and no other: the library would follow a redirect to any host, and what that
-    one sends would count as Kite's."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,22 +124,11 @@ def raw_quote(tick: Tick, symbol: str) -> RawQuote:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long to wait before the next attempt: doubling from `first_s` up to `s_max`, the upper half by chance, so
-    that many clients do not come back at the same instant."""
+class KiteTicker(Ticker[int]):
+    """Live quotes of the symbols watched, by instrument token."""
 
-    first_s: float = 1.0
-    s_max: float = 60.0
-
-    def delay_s(self, failures_in_row: int, chance: float) -> float:
-        """`chance` is within 0 and 1."""
-        whole_s = min(self.s_max, self.first_s * 2.0 ** min(failures_in_row - 1, 60))
-        return whole_s * (0.5 + 0.5 * chance)
-
-
-class KiteTicker:
-    """Live quotes of the symbols watched, over one connection that is made again as often as needed."""
+    name = "kite"
+    symbols_max = SYMBOLS_MAX
 
     def __init__(
         self,
@@ -170,81 +141,24 @@ class KiteTicker:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._api_key, self._access_token, self._url, self._silence_s = api_key, access_token, url, silence_s
-        self._backoff, self._sleep, self._chance = backoff or Backoff(), sleep, chance
-        self._symbols: dict[int, str] = {}
-        self._socket: ClientConnection | None = None
+        super().__init__(silence_s, backoff, sleep, chance)
+        self._api_key, self._access_token, self._url = api_key, access_token, url
 
-    @property
-    def connected(self) -> bool:
-        return self._socket is not None
-
-    async def watch(self, symbols: Mapping[int, str]) -> None:
-        """Watch these (symbol by instrument token) instead of what was watched. Raises ValueError above SYMBOLS_MAX."""
-        if len(symbols) > SYMBOLS_MAX:
-            raise ValueError(f"at most {SYMBOLS_MAX} symbols on one connection")
-        gone = [token for token in self._symbols if token not in symbols]
-        new = [token for token in symbols if token not in self._symbols]
-        self._symbols = dict(symbols)
-        if self._socket is None:
-            return
-        try:
-            if gone:
-                await self._socket.send(json.dumps({"a": "unsubscribe", "v": gone}))
-            await self._subscribe(self._socket, new)
-        except WebSocketException:
-            log.info("ticker_lost_while_subscribing")  # the reader notices too, reconnects and subscribes to all
-
-    async def quotes(self) -> AsyncIterator[RawQuote]:
-        """Each tick of a watched symbol as it comes, until the caller closes the iterator (contextlib.aclosing).
-
-        Raises SessionEndedError: the token was refused, and asking again would not help. Nothing else ends it.
-        """
-        failures = 0
-        while True:
-            try:
-                async with self._connection() as socket:
-                    await self._subscribe(socket, list(self._symbols))
-                    self._socket = socket
-                    while True:
-                        message = await self._message(socket)
-                        failures = 0
-                        for quote in self._quotes_in(message):
-                            yield quote
-            except InvalidStatus as error:
-                if error.response.status_code == 403:
-                    raise SessionEndedError("kite's session has ended: log in again") from None
-                log.warning("ticker_refused", status=error.response.status_code)
-            except (OSError, WebSocketException) as error:
-                log.warning("ticker_lost", why=type(error).__name__)
-            finally:
-                self._socket = None
-            failures += 1
-            await self._sleep(self._backoff.delay_s(failures, self._chance()))
-
-    def _connection(self) -> connect:
+    async def _address(self) -> str:
         query = urlencode({"api_key": self._api_key, "access_token": self._access_token().get_secret_value()})
-        return _Direct(
-            f"{self._url}?{query}",
-            open_timeout=OPEN_S_MAX,
-            close_timeout=CLOSE_S_MAX,
-            ping_interval=None,
-            compression=None,
-            logger=socket_log,
-        )
+        return f"{self._url}?{query}"
 
-    async def _subscribe(self, socket: ClientConnection, tokens: Sequence[int]) -> None:
+    def _ends(self, status: int) -> SessionEndedError | None:
+        return SessionEndedError("kite's session has ended: log in again") if status == 403 else None
+
+    def _asking(self, keys: Sequence[int]) -> Sequence[str]:
         """In full mode: only there do ticks carry the exchange's own instant and the depth."""
-        if tokens:
-            await socket.send(json.dumps({"a": "subscribe", "v": tokens}))
-            await socket.send(json.dumps({"a": "mode", "v": ["full", tokens]}))
+        return json.dumps({"a": "subscribe", "v": keys}), json.dumps({"a": "mode", "v": ["full", keys]})
 
-    async def _message(self, socket: ClientConnection) -> str | bytes:
-        """The next message. Raises TimeoutError after the silence of a connection whose other end is gone."""
-        async with asyncio.timeout(self._silence_s):
-            return await socket.recv()
+    def _leaving(self, keys: Sequence[int]) -> Sequence[str]:
+        return (json.dumps({"a": "unsubscribe", "v": keys}),)
 
-    def _quotes_in(self, message: str | bytes) -> list[RawQuote]:
+    def _quotes_in(self, message: str | bytes) -> Sequence[RawQuote]:
         if isinstance(message, str):
             _note(message)
             return []

@@ -126,6 +126,7 @@ class Upstox(Unsupporting):
         self._base_url, self._files_url = base_url, files_url
         self._quote_pace = Pace(CALLS_PER_S, monotonic_s, sleep, at_once=CALLS_AT_ONCE)
         self._candle_pace = Pace(CALLS_PER_S, monotonic_s, sleep, at_once=CALLS_AT_ONCE)
+        self._feed_pace = Pace(CALLS_PER_S, monotonic_s, sleep)
         self._listed: tuple[date, pl.DataFrame] | None = None
         self._listing = asyncio.Lock()
 
@@ -192,6 +193,16 @@ class Upstox(Unsupporting):
         """Instrument key to symbol, of those that Upstox lists today. Raises ProviderError."""
         listed = (await self._shares_today()).filter(pl.col("symbol").is_in(list(symbols)))
         return dict(listed.select("instrument_key", "symbol").iter_rows())
+
+    async def feed_address(self) -> str:
+        """A new address for one connection to the stream of ticks. Raises ProviderError (SessionEndedError where the
+        token is over)."""
+        said = await self._data("/v3/feed/market-data-feed/authorize", self._feed_pace, {})
+        address = said.get("authorized_redirect_uri") or said.get("authorizedRedirectUri")
+        secure = self._base_url.startswith("https:")
+        if not isinstance(address, str) or not address.startswith("wss://" if secure else "ws://"):
+            raise ProviderError(f"{self.name} gives no address for its ticks")
+        return address
 
     async def _shares_today(self) -> pl.DataFrame:
         """NSE's file, fetched once per day. Raises ProviderError."""
