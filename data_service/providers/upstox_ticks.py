@@ -3,7 +3,7 @@
 Wire format: upstox.com/developer/api-documentation (v3/get-market-data-feed, its MarketDataFeedV3.proto). The numbers
 of the fields that are read:
 
-    FeedResponse:   type 1 (0 first, 1 live, 2 market's status), feeds 2 (map of key to Feed), currentTs 3 (milliseconds)
+    FeedResponse:   type 1 (0 first, 1 live, 2 market's status), feeds 2 (key to Feed), currentTs 3 (milliseconds)
     Feed:           fullFeed 2
     FullFeed:       marketFF 1
     MarketFullFeed: ltpc 1, marketLevel 2, marketOHLC 4, vtt 6 (shares of the session)
