@@ -89,11 +89,9 @@ def wire(settings: Settings, announce: Callable[[str], None], clock: Clock | Non
     """Build the trading world. `clock` replaces the market's own (a replay brings one).
 
     Raises:
-        ValueError: EGRESS_ROUTES or the master keys cannot be meant, or the environment is live and has no master key.
+        ValueError: EGRESS_ROUTES or the master keys cannot be meant.
     """
     vault = create_vault(settings)
-    if settings.environment is Environment.LIVE and vault is None:
-        raise ValueError("ENVIRONMENT=live opens accounts at brokers: set MASTER_KEY_FILE or MASTER_KEYS")
     engine = create_engine(settings.database_url)
     sessions = create_sessions(engine)
     http = httpx.AsyncClient(transport=AiohttpTransport(), timeout=settings.gather_timeout_s)
@@ -173,6 +171,18 @@ async def follow_orders(wired: Wired, hints: OrderHints, *, listen: bool) -> Non
     sockets = {name: real.sockets[name] for name in real.brokers} if listen else {}
     listeners = OrderListeners(wired.sessions, real.accesses, sockets, hints.add)
     await asyncio.gather(hints.run(), *([listeners.run()] if sockets else []))
+
+
+def require_keys(settings: Settings) -> Vault | None:
+    """As `create_vault`, but nobody trades live who could not open an account; whoever only halts needs no keys.
+
+    Raises:
+        ValueError: the environment is live and has no master key.
+    """
+    vault = create_vault(settings)
+    if settings.environment is Environment.LIVE and vault is None:
+        raise ValueError("ENVIRONMENT=live opens accounts at brokers: set MASTER_KEY_FILE or MASTER_KEYS")
+    return vault
 
 
 async def begin_here(settings: Settings, wired: Wired) -> None:
@@ -346,7 +356,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             return "the trading loop is starting"
         return "; ".join(loop.complaint for loop in loops if loop.complaint)
 
-    security, vault = create_security(settings), create_vault(settings)
+    security, vault = create_security(settings), require_keys(settings)
     hints = OrderHints(wired.trading)
     sandbox = mounted_sandbox(wired.trading, wired.paper_market, api_sessions, security, vault, real_now)
     state = ApiState(

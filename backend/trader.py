@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from backend import log
 from backend.config import Settings
 from backend.errors import SaudaError
-from backend.main import follow_orders, log_file, start_loop, wire
+from backend.main import follow_orders, log_file, require_keys, start_loop, wire
 from backend.services.postback_service import OrderHints
 
 
@@ -18,6 +18,7 @@ async def trade(settings: Settings) -> None:
     running = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         running.add_signal_handler(signum, stopped.set)
+    require_keys(settings)
     wired = wire(settings, log.announce)
     loop = await start_loop(settings, wired)
     following = asyncio.create_task(follow_orders(wired, OrderHints(wired.trading), listen=True))

@@ -9,10 +9,7 @@ from backend.config import Settings
 from backend.db import Sessions
 from backend.services.key_rotation_service import keys_in_use, require_keys, rotate
 from backend.vault import Vault, VaultError, make_master_key_file, read_master_key_file, read_master_keys
-from sauda.admin_tools import DatabaseUrl, doer, on_database, refuse
-
-EMBEDDED_FILE = "master.keys"
-"""Where `sauda up` keeps its master keys, in the data folder."""
+from sauda.admin_tools import EMBEDDED_KEYS, DatabaseUrl, doer, on_database, refuse
 
 
 def rotate_keys(
@@ -35,7 +32,7 @@ def rotate_keys(
 
 def _vault(given: Path | None, new_key: str | None) -> Vault:
     settings = Settings()
-    embedded = settings.data_dir / EMBEDDED_FILE
+    embedded = settings.data_dir / EMBEDDED_KEYS
     path = given or settings.master_key_file or (embedded if embedded.exists() else None)
     if new_key is not None:
         if path is None:

@@ -30,6 +30,9 @@ from contracts.common import Environment
 from sauda.embedded import SERVICE_ROLE
 
 T = TypeVar("T")
+
+EMBEDDED_KEYS = "master.keys"
+"""Where `sauda up` keeps its master keys, in the data folder."""
 Row = dict[str, Any]
 
 DatabaseUrl = Annotated[
@@ -175,7 +178,7 @@ def at_desk(url: str | None, work: Callable[[Desk], Awaitable[T]], *, ask_market
             async with sessions() as session:
                 environment = await session.scalar(select(Deployment.environment))
             here = {"database_url": url_of(url)} | ({"environment": Environment(environment)} if environment else {})
-            settings = Settings().model_copy(update=here)
+            settings = with_embedded_keys(Settings().model_copy(update=here))
             built = _wired(settings)
             try:
                 await built.trading.calendar.refresh(built.trading.sessions)
@@ -188,6 +191,15 @@ def at_desk(url: str | None, work: Callable[[Desk], Awaitable[T]], *, ask_market
             await engine.dispose()
 
     return run(wired())
+
+
+def with_embedded_keys(settings: Settings) -> Settings:
+    """The settings, with the master keys that `sauda up` keeps in its data folder where none are named: a cancel at a
+    real broker needs them."""
+    embedded = settings.data_dir / EMBEDDED_KEYS
+    if settings.master_key_file is not None or settings.master_keys.get_secret_value() or not embedded.exists():
+        return settings
+    return settings.model_copy(update={"master_key_file": embedded})
 
 
 def _wired(settings: Settings) -> Wired:

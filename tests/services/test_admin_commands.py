@@ -2,17 +2,23 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
 from click.testing import Result
+from pydantic import SecretStr
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from typer.testing import CliRunner
 
+from backend.config import Settings
 from backend.domain.orders import OrderState
+from backend.domain.trading_states import Scope, TradingState
+from backend.main import create_app
 from backend.models import (
     AuditEntry,
     Billing,
@@ -32,8 +38,10 @@ from backend.services.billing_rules import BillingRules
 from backend.services.context import Trading
 from backend.services.password_rules import weakness
 from backend.services.subscription_service import request
+from backend.trader import trade
+from contracts.common import Environment
 from sauda.admin import admin
-from sauda.admin_tools import doer
+from sauda.admin_tools import doer, with_embedded_keys
 from tests.services.conftest import MONDAY_10, MakeUser
 from tests.support.resting_orders import rest, state_of
 
@@ -239,10 +247,31 @@ async def test_reconciling_needs_the_markets_clock_and_reports_counts(
     assert "No cycle has run" in await cli.refuses("cycle")
 
 
-async def test_live_cannot_be_wired_and_says_so(cli: Cli, sessions: Sessions) -> None:
+async def test_a_live_deployment_is_halted_without_its_keys_at_hand(cli: Cli, sessions: Sessions) -> None:
     async with sessions.begin() as session:
         session.add(Deployment(id=1, environment="live", name="test", cluster="c", timeline=1, starts=1))
-    assert "paper" in await cli.refuses("halt", "platform", "--reason", "the database is live")
+    await cli.says("halt", "platform", "--reason", "the database is live")
+    async with sessions() as session:
+        (period,) = (await session.scalars(select(TradingStatePeriod))).all()
+    assert (period.scope, period.state) == (Scope.PLATFORM, TradingState.HALTED)
+
+
+def test_the_keys_of_the_data_folder_are_taken_where_none_are_named(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, master_key_file=None, master_keys=SecretStr(""))
+    assert with_embedded_keys(settings).master_key_file is None
+    (tmp_path / "master.keys").write_text("")
+    assert with_embedded_keys(settings).master_key_file == tmp_path / "master.keys"
+    named = settings.model_copy(update={"master_key_file": tmp_path / "other"})
+    assert with_embedded_keys(named).master_key_file == tmp_path / "other"
+
+
+@pytest.mark.parametrize(
+    "start", [create_app, lambda settings: asyncio.run(trade(settings))], ids=["gateway", "trader"]
+)
+def test_nobody_trades_live_without_master_keys(start: Callable[[Settings], object]) -> None:
+    settings = Settings(environment=Environment.LIVE, master_key_file=None, master_keys=SecretStr(""))
+    with pytest.raises(ValueError, match="MASTER_KEY_FILE"):
+        start(settings)
 
 
 async def test_unknown_orders_are_listed_and_settled(
