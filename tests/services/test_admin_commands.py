@@ -269,7 +269,8 @@ def test_the_keys_of_the_data_folder_are_taken_where_none_are_named(tmp_path: Pa
     "start", [create_app, lambda settings: asyncio.run(trade(settings))], ids=["gateway", "trader"]
 )
 def test_nobody_trades_live_without_master_keys(start: Callable[[Settings], object]) -> None:
-    settings = Settings(environment=Environment.LIVE, master_key_file=None, master_keys=SecretStr(""))
+    keyless = {"master_key_file": None, "master_keys": SecretStr("")}
+    settings = Settings(environment=Environment.LIVE, secret_key=SecretStr("k" * 40), **keyless)
     with pytest.raises(ValueError, match="MASTER_KEY_FILE"):
         start(settings)
 
