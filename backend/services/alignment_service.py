@@ -12,15 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.brokers.base import AccountSnapshot
 from backend.db import lock_account
+from backend.domain.calendar import IST
 from backend.domain.corporate_actions import RESCALING
 from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.market import Side
-from backend.domain.orders import LIVE_STATES
+from backend.domain.orders import LIVE_STATES, OrderEventKind
+from backend.domain.orders import OrderState as S
 from backend.models import AutoTrade, BrokerAccount, LedgerEntry, Order, OrderOrigin, OutboxMessage
 from backend.services import ledger_service
 from backend.services.action_record_service import actions_of_trades, is_pending
 from backend.services.context import Trading
-from backend.services.order_service import update_trade
+from backend.services.order_service import apply_event, lock_order, update_trade
 from backend.services.trade_query_service import midnight_before
 
 log = structlog.get_logger()
@@ -159,3 +161,32 @@ async def _close_by_hand(session: AsyncSession, trade_id: int, holding: int, now
         await update_trade(session, trade.id, now)
     elif missing > 0:
         log.error("trade_without_shares", trade=trade.id, symbol=trade.symbol, missing=missing)
+
+
+OVERNIGHT = "its day is over, today's book does not show it, and the account has the shares that it had"
+
+
+async def end_overnight(
+    trading: Trading, account_id: int, snapshot: AccountSnapshot, books: ledger_service.Books, now: datetime
+) -> bool:
+    """Expire orders of earlier days that a real broker's book, which is the day's, cannot show any more; whether there
+    was one. The call comes after today's whole book was read.
+
+    Every order is for the day. One whose share the account has just as many of as our books traded nothing that we do
+    not know; any other stays as it is until a person has looked.
+    """
+    today = datetime.combine(now.astimezone(IST).date(), datetime.min.time(), tzinfo=IST)
+    theirs = (Order.account_id == account_id, Order.decided_at < today, Order.state.in_(LIVE_STATES - {S.PENDING}))
+    async with trading.sessions() as session:
+        ids = (await session.scalars(select(Order.id).where(*theirs).order_by(Order.id))).all()
+    ended = 0
+    for order_id in ids:
+        async with trading.sessions.begin() as session:
+            order = await lock_order(session, order_id)
+            same = snapshot.holdings.get(order.symbol, 0) == books.shares.get(order.symbol, 0)
+            if same and order.state in LIVE_STATES:
+                await apply_event(session, order, OrderEventKind.EXPIRED, OVERNIGHT, now)
+                ended += 1
+    if ended:
+        log.warning("orders_of_yesterday_ended", account=account_id, orders=ended)
+    return ended > 0

@@ -32,7 +32,7 @@ from backend.models import (
     OrderOrigin,
 )
 from backend.services import ledger_service
-from backend.services.alignment_service import OurSide, align_account, marks_of, open_trades
+from backend.services.alignment_service import OurSide, align_account, end_overnight, marks_of, open_trades
 from backend.services.broker_books import BOOK_TIMEOUT_S
 from backend.services.broker_login_service import mark_reconciled
 from backend.services.context import Trading
@@ -263,6 +263,8 @@ async def _align(
         if isinstance(snapshot, AccountSnapshot):
             off = REAL_CASH_OFF_RUPEES if broker.real_money else Decimal(0)
             known = OurSide(books[account.id], trades.get(account.id, ()), marks.get(account.id, 0), off)
+            if broker.real_money:
+                await _is_taken(report, account.id, end_overnight(trading, account.id, snapshot, known.books, now))
             if known.agrees_with(snapshot):
                 continue
             aligning = align_account(trading, account, snapshot, known, now)

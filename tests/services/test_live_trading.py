@@ -9,7 +9,7 @@ from sqlalchemy import select
 from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.orders import Intent, OrderState
 from backend.domain.reasons import Reason
-from backend.models import AutoTrade, BrokerSession, OrderOrigin, OutboxMessage
+from backend.models import AutoTrade, BrokerAccount, BrokerSession, OrderOrigin, OutboxMessage
 from backend.services import ledger_service
 from backend.services.auto_trading_service import CycleReport, run_cycle
 from backend.services.gather_service import gather_market, gather_users
@@ -159,6 +159,41 @@ async def test_a_refused_guard_is_tried_twice_a_day_and_halts_nobody(desk, make_
         await guard_trades(desk.trading)
         desk.market.now += timedelta(minutes=2)
     assert [state for state, _, _ in await guards(desk)] == [OrderState.REJECTED] * 2
+
+
+# ---- the next morning
+
+
+async def slept_through(desk: LiveDesk, make_user, *, sold: bool) -> AutoTrade:
+    """A trade whose guard rested when Sauda went down; the next morning's book is empty. Was it met meanwhile?"""
+    account_id, trade = await entered(desk, make_user)
+    await guard_trades(desk.trading)
+    desk.kite.book.orders.clear()
+    desk.kite.opening[7] = {} if sold else {"INFY": trade.entry_quantity}
+    desk.market.now += timedelta(days=1)
+    async with desk.trading.sessions() as session:
+        account = await session.get(BrokerAccount, account_id)
+    assert account is not None
+    await desk.log_in(account.user_id, account_id)
+    await reconcile(desk.trading)
+    assert [state for state, _, _ in await guards(desk)] == [OrderState.ACCEPTED]  # one report proves nothing
+    await watch_positions(desk.trading)
+    return trade
+
+
+async def test_a_guard_of_yesterday_that_was_not_met_makes_way(desk, make_user) -> None:
+    trade = await slept_through(desk, make_user, sold=False)
+    assert [state for state, _, _ in await guards(desk)] == [OrderState.EXPIRED]
+    assert (await guard_trades(desk.trading)).placed == 1
+    desk.market.stocks["INFY"].last = trade.target_price + 5
+    desk.market.now += timedelta(minutes=1)
+    assert (await cycle(desk)).exits == 1
+
+
+async def test_one_that_may_have_been_met_stays_for_a_person(desk, make_user) -> None:
+    await slept_through(desk, make_user, sold=True)
+    assert [state for state, _, _ in await guards(desk)] == [OrderState.ACCEPTED]
+    assert (await guard_trades(desk.trading)).placed == 0
 
 
 # ---- sessions
