@@ -44,6 +44,9 @@ _TRADES = text("""
                                       'unknown')) AS leaving
       FROM auto_trades t
       JOIN broker_accounts a ON a.id = t.account_id
+      -- logged in, and its book read since: before that nothing is sold on what is believed of its shares
+      JOIN broker_sessions h ON h.account_id = t.account_id
+       AND h.ended_at IS NULL AND h.ends_at > :now AND h.reconciled_at IS NOT NULL
       LEFT JOIN orders g ON g.auto_trade_id = t.id AND g.origin = 'guard'
        AND g.state IN ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')
       LEFT JOIN LATERAL (
@@ -76,7 +79,7 @@ async def guard_trades(trading: Trading) -> GuardReport:
     now = await trading.clock()
     day_start = datetime.combine(now.astimezone(IST).date(), datetime.min.time(), tzinfo=IST)
     async with trading.sessions() as session:
-        rows = (await session.execute(_TRADES, {"brokers": brokers, "day_start": day_start})).all()
+        rows = (await session.execute(_TRADES, {"brokers": brokers, "day_start": day_start, "now": now})).all()
         standing = await standings(session)
     quotes = FreshQuotes(trading, [row.symbol for row in rows])
     at_once = asyncio.Semaphore(AT_ONCE_MAX)

@@ -209,7 +209,9 @@ async def test_a_session_that_the_broker_ends_stops_calls_and_tells_the_owner_on
         report = await cycle(desk)
         assert report.denied == {Reason.BROKER_LOGIN_NEEDED: 1}
         await watch_positions(desk.trading)
+        await guard_trades(desk.trading)
     assert len(desk.requests()) <= asked + 1  # the first call after the end, and none after that
+    assert await guards(desk) == []
     async with desk.trading.sessions() as session:
         held = await session.get(BrokerSession, account_id)
         told = await session.scalars(select(OutboxMessage).where(OutboxMessage.topic == "account.session_ended"))
