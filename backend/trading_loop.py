@@ -7,7 +7,6 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.brokers.base import HasShareList
 from backend.domain.calendar import IST
 from backend.domain.market import StockClass
 from backend.errors import SaudaError
@@ -18,7 +17,7 @@ from backend.services.end_of_day_service import end_of_day
 from backend.services.guard_service import guard_trades
 from backend.services.outbox_service import deliver
 from backend.services.position_service import watch_positions
-from backend.services.readiness_service import nudge
+from backend.services.readiness_service import nudge, prepare_lists
 from backend.services.reconcile_service import look_up, reconcile
 
 log = structlog.get_logger()
@@ -129,10 +128,9 @@ class TradingLoop:
 
     async def _mornings(self) -> None:
         """Lists of shares, and who must log in. Brokers are real where the market's clock is the real one."""
-        await nudge(self._trading, await self._trading.clock())
-        for broker in self._trading.brokers.values():
-            if isinstance(broker, HasShareList):
-                await broker.prepare()
+        now = await self._trading.clock()
+        await nudge(self._trading, now)
+        await prepare_lists(self._trading, now)
 
     async def _positions(self) -> None:
         await watch_positions(self._trading)

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from backend.brokers.base import BrokerError, HasShareList
 from backend.brokers.credential_fields import CREDENTIAL_FIELDS
 from backend.db import Sessions
 from backend.domain.calendar import IST
@@ -171,6 +172,24 @@ async def nudge(trading: Trading, real_now: datetime) -> int:
             .execution_options(synchronize_session=False)
         )
     return len(rows)
+
+
+async def prepare_lists(trading: Trading, real_now: datetime) -> None:
+    """Have the day's list of shares of each broker that somebody trades at, so that no order waits for it. One that
+    cannot be had keeps none of the others back; without it that broker's orders are not sent."""
+    listed = {name: broker for name, broker in trading.brokers.items() if isinstance(broker, HasShareList)}
+    if not listed or not _is_time(trading.calendar, real_now):
+        return
+    async with trading.sessions() as session:
+        ready = select(BrokerAccount.broker).where(
+            BrokerAccount.broker.in_(listed), BrokerAccount.status == BrokerAccountStatus.READY
+        )
+        names = (await session.scalars(ready.distinct())).all()
+    for name in names:
+        try:
+            await listed[name].prepare()
+        except BrokerError as error:
+            log.warning("no_list_of_shares", broker=name, error=str(error))
 
 
 def _is_time(calendar: MarketCalendar, real_now: datetime) -> bool:

@@ -15,8 +15,9 @@ from backend.services.auto_trading_service import CycleReport, run_cycle
 from backend.services.gather_service import gather_market, gather_users
 from backend.services.guard_service import guard_trades
 from backend.services.position_service import watch_positions
-from backend.services.readiness_service import nudge
+from backend.services.readiness_service import nudge, prepare_lists
 from backend.services.reconcile_service import reconcile
+from tests.brokers.rest_server import Break
 from tests.support.live_desk import EGRESS_IP, LiveDesk, open_live_desk
 
 
@@ -284,3 +285,21 @@ async def test_what_an_open_order_holds_back_counts_as_used_where_the_broker_tel
     assert before.funds_in_use == 0
     assert after.funds_in_use >= reserved
     assert abs(after.funds_total - before.funds_total) <= reserved / 100
+
+
+async def test_lists_of_shares_are_there_before_the_market_opens(desk, make_user) -> None:
+    await desk.account(await make_user(symbols=("INFY",)))
+
+    def fetched() -> int:
+        return sum(request.path.startswith("/instruments") for request in desk.requests("GET"))
+
+    desk.market.now = desk.market.now.replace(hour=7)
+    await prepare_lists(desk.trading, desk.market.now)
+    assert fetched() == 0  # yesterday's names would still be there
+    desk.market.now = desk.market.now.replace(hour=8, minute=45)
+    desk.server.break_next(Break.BAD_GATEWAY, "GET", "/instruments")
+    await prepare_lists(desk.trading, desk.market.now)  # logged, and tried again
+    await prepare_lists(desk.trading, desk.market.now)
+    there = fetched()
+    await prepare_lists(desk.trading, desk.market.now)
+    assert there == fetched() > 1
