@@ -338,3 +338,20 @@ async def test_one_bad_symbol_keeps_the_others(make, server):
     with pytest.raises(IncompleteError, match="not JSON") as caught:
         await make().bars(["NHPC", "INFY"], Interval.DAY_1, date(2026, 11, 19), date(2026, 11, 19))
     assert caught.value.got["symbol"].to_list() == ["INFY"]
+
+
+FEED = "/v3/feed/market-data-feed/authorize"
+
+
+async def test_the_stream_has_an_address_of_its_own_kind_and_no_other(make, server):
+    """Over plain HTTP, as here, a plain one: what is streamed counts as Upstox's, whoever sends it."""
+    upstox = make()
+    server.replies[FEED] = success({"authorized_redirect_uri": "ws://127.0.0.1:1/feed?code=1"})
+    assert await upstox.feed_address() == "ws://127.0.0.1:1/feed?code=1"
+    for data in ({"authorized_redirect_uri": "http://127.0.0.1/"}, {"authorized_redirect_uri": 7}, {}):
+        server.replies[FEED] = success(data)
+        with pytest.raises(ProviderError, match="no address"):
+            await upstox.feed_address()
+    server.replies[FEED] = failing("UDAPI100050", 401)
+    with pytest.raises(SessionEndedError):
+        await upstox.feed_address()
