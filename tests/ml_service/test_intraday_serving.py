@@ -59,6 +59,12 @@ def server() -> Iterator[MinuteServer]:
 Start = Callable[..., httpx.AsyncClient]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times half a second: a busy machine may have no core for one. What tests the wait sets its own."""
+    monkeypatch.setattr(intraday_service, "WAIT_S", 5.0)
+
+
 @pytest.fixture
 def start(tmp_path: Path, server: MinuteServer) -> Start:
     def started(**settings: object) -> httpx.AsyncClient:
@@ -250,7 +256,7 @@ async def test_a_slow_answer_is_not_waited_for_and_is_there_later(
     server: MinuteServer, artefact: Artefact, alone: Prediction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intraday_service, "WAIT_S", 0.2)
-    server.hang_s = 0.7
+    server.hang_s = 2.0
     client, opening_range = alone_with(server)
     async with client:
         begun = wall.perf_counter()
@@ -258,15 +264,18 @@ async def test_a_slow_answer_is_not_waited_for_and_is_there_later(
         first = wall.perf_counter() - begun
         assert await opening_range.candidates(artefact, SYMBOLS, ended(alone)) == {}
         second = wall.perf_counter() - begun - first
-        assert 0.19 < first < 0.65
-        assert second < 0.15
+        assert 0.19 < first < 1.9
+        assert second < 1.0
         await asyncio.wait({asked.task for asked in opening_range._asked.values()})
         assert (await opening_range.candidates(artefact, SYMBOLS, ended(alone)))[alone.symbol] == alone
         assert "sauda_ml_intraday_not_answered_total 1.0" in opening_range._metrics.render().decode()
         await opening_range.close()
 
 
-async def test_it_stops_asking_when_it_is_closed(server: MinuteServer, artefact: Artefact, alone: Prediction) -> None:
+async def test_it_stops_asking_when_it_is_closed(
+    server: MinuteServer, artefact: Artefact, alone: Prediction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intraday_service, "WAIT_S", 0.2)
     server.hang_s = 30
     client, opening_range = alone_with(server)
     async with client:
