@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from backend.brokers.adapter import Access, Adapter, CallKind
 from backend.brokers.base import (
@@ -127,8 +128,14 @@ class ConnectedBroker:
         return await self._call(account_id, CallKind.READ, time.monotonic() + READ_WAIT_S_MAX, read)
 
     async def _call(self, account_id: int, kind: CallKind, until: float, call: Callable[[Access], Awaitable[T]]) -> T:
-        access = await self._accesses.access(account_id)
-        await self._budget.take(account_id, kind, until)
+        try:
+            access = await self._accesses.access(account_id)
+            await self._budget.take(account_id, kind, until)
+        except NotPlacedError:
+            raise
+        except (SaudaError, SQLAlchemyError, OSError) as error:
+            # Whatever it was, the broker has not been asked yet.
+            raise NotPlacedError(f"The account {account_id} could not be opened: {type(error).__name__}") from error
         try:
             return await call(access)
         except SessionExpiredError:
@@ -146,6 +153,10 @@ class ConnectedBroker:
                     return error
                 except (SaudaError, TimeoutError) as error:
                     return BrokerUnavailableError(str(error) or type(error).__name__)
+                except Exception as error:
+                    # What nobody foresaw is this account's trouble, and nobody else's.
+                    log.exception("account_unreadable", broker=self.name, account=account_id)
+                    return BrokerUnavailableError(type(error).__name__)
 
         results = await asyncio.gather(*(one(account_id) for account_id in account_ids))
         return dict(zip(account_ids, results, strict=True))

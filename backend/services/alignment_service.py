@@ -87,6 +87,11 @@ async def align_account(
             return False
         if await is_pending(session, account.id):
             return False
+        guarded = select(func.count()).where(
+            Order.auto_trade_id == func.any(ids), Order.origin == OrderOrigin.GUARD, Order.state.in_(LIVE_STATES)
+        )
+        if ids and await session.scalar(guarded):
+            return False  # their guards may have been met: the book tells first
         for trade in short:
             await _close_by_hand(session, trade.id, snapshot.holdings.get(trade.symbol, 0), now)
         live = await session.scalar(

@@ -48,7 +48,7 @@ class Egress:
 
     def __init__(self, routes: Mapping[str, str]) -> None:
         for address, route in routes.items():
-            if route != DIRECT and not route.startswith((BIND, "http://", "https://", "socks5://")):
+            if route != DIRECT and not route.startswith((BIND, "http://", "https://")):
                 raise ValueError(f"EGRESS_ROUTES: {address} is {route!r}, not direct, bind:ADDRESS or a proxy's URL")
         self._routes = dict(routes)
         self._clients: dict[str, httpx.AsyncClient] = {}

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import httpx
 import structlog
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -28,6 +28,7 @@ from backend.vault import Vault
 
 log = structlog.get_logger()
 
+_LOCK_CLIENT = text("SELECT pg_advisory_xact_lock(hashtextextended(:client, 0))")
 STATE = "broker-login"
 STATE_MINUTES = 15
 RETURNED_FIELDS_MAX = 12
@@ -191,6 +192,8 @@ def _require_sane(returned: Mapping[str, str]) -> None:
 
 async def _require_same_client(session: AsyncSession, account: BrokerAccount, found: LoggedIn) -> None:
     """One account here is one client there: what is on record of it would be another's otherwise."""
+    # Two logins of one client at once must see each other.
+    await session.execute(_LOCK_CLIENT, {"client": f"{account.broker}:{found.client_id}"})
     before = await session.get(BrokerSession, account.id)
     if before is not None and before.client_id != found.client_id:
         raise ConflictError(

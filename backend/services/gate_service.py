@@ -161,7 +161,8 @@ async def names_of(session: AsyncSession, order: Order, broker: Broker) -> tuple
 _REJECTIONS = text("""
     SELECT count(*) FROM (
         SELECT state FROM orders
-         WHERE account_id = :account_id AND origin <> 'external' AND state <> 'submitted' AND submitted_at > (
+         WHERE account_id = :account_id AND origin NOT IN ('external', 'guard') AND state <> 'submitted'
+           AND submitted_at > (
                SELECT coalesce(max(ended_at), '-infinity') FROM trading_states
                 WHERE (scope = 'platform' OR (scope = 'user' AND key = CAST(CAST(:user_id AS bigint) AS text)))
                   AND end_reason NOT LIKE 'replaced: %')

@@ -33,6 +33,9 @@ from contracts.predictions import PredictionsReply
 
 log = structlog.get_logger()
 
+SNAPSHOTS_S_MAX = 15.0
+"""For the reports of all of a shard's accounts at one broker; it counts as unavailable after that."""
+
 STALE_BARS = "stale_bars"
 
 
@@ -246,9 +249,13 @@ async def _snapshots(trading: Trading, rows: Sequence[Any]) -> Mapping[int, Acco
         if row.account_id is not None:
             by_broker[row.broker].append(row.account_id)
     names = [name for name in by_broker if name in trading.brokers]
-    replies = await asyncio.gather(
-        *(trading.brokers[name].snapshots(by_broker[name]) for name in names), return_exceptions=True
-    )
+
+    async def reported(name: str) -> Mapping[int, AccountSnapshot | BrokerError]:
+        # One broker that hangs must not keep the users of the others from their exits.
+        async with asyncio.timeout(SNAPSHOTS_S_MAX):
+            return await trading.brokers[name].snapshots(by_broker[name])
+
+    replies = await asyncio.gather(*(reported(name) for name in names), return_exceptions=True)
     merged: dict[int, AccountSnapshot | BrokerError] = {}
     for name, reply in zip(names, replies, strict=True):
         if isinstance(reply, BrokerError | TimeoutError):

@@ -32,6 +32,7 @@ RELEASE_S_MAX = 1.5
 """Real seconds a tick waits for guards to be taken back before it leaves their trades; else the next tick does it."""
 RELEASE_STEP_S = 0.2
 AT_ONCE_MAX = 8
+CHANGED = "its trade has changed"
 
 # An open trade with its guard, if one lives; a trade that is being left has an exit of its own.
 _TRADES = text("""
@@ -50,10 +51,18 @@ _TRADES = text("""
       LEFT JOIN orders g ON g.auto_trade_id = t.id AND g.origin = 'guard'
        AND g.state IN ('pending', 'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')
       LEFT JOIN LATERAL (
-           SELECT count(*) AS guards, max(decided_at) AS last_at,
+           SELECT count(*) AS guards,
+                  -- one that was taken back to let the shares go is not placed again at once
+                  greatest(max(decided_at), (
+                      SELECT max(e.market_at) FROM order_events e JOIN orders x ON x.id = e.order_id
+                       WHERE x.auto_trade_id = t.id AND x.origin = 'guard' AND e.kind = 'cancel_requested'
+                         AND e.detail <> :changed)) AS last_at,
                   count(*) FILTER (WHERE state = 'rejected' AND decided_at >= :day_start) AS refusals
              FROM orders WHERE auto_trade_id = t.id AND origin = 'guard') n ON true
-     WHERE t.closed_at IS NULL AND t.status IN ('entering', 'open') AND a.broker = ANY(:brokers)
+     WHERE a.broker = ANY(:brokers)
+       AND (t.closed_at IS NULL AND t.status IN ('entering', 'open')
+            OR t.id IN (SELECT auto_trade_id FROM orders WHERE origin = 'guard' AND state IN (
+                        'submitted', 'accepted', 'partially_filled', 'cancel_pending', 'unknown')))
      ORDER BY t.id
 """)
 
@@ -79,7 +88,9 @@ async def guard_trades(trading: Trading) -> GuardReport:
     now = await trading.clock()
     day_start = datetime.combine(now.astimezone(IST).date(), datetime.min.time(), tzinfo=IST)
     async with trading.sessions() as session:
-        rows = (await session.execute(_TRADES, {"brokers": brokers, "day_start": day_start, "now": now})).all()
+        rows = (
+            await session.execute(_TRADES, {"brokers": brokers, "day_start": day_start, "now": now, "changed": CHANGED})
+        ).all()
         standing = await standings(session)
     quotes = FreshQuotes(trading, [row.symbol for row in rows])
     at_once = asyncio.Semaphore(AT_ONCE_MAX)
@@ -98,7 +109,7 @@ async def guard_trades(trading: Trading) -> GuardReport:
             report.placed += await _place(trading, row, wanted, quote, quotes, now, at_once)
         elif step is GuardStep.CANCEL and row.guard_state != OrderState.CANCEL_PENDING:
             async with at_once:
-                report.cancelled += await _take_back(trading, row, "its trade has changed", now)
+                report.cancelled += await _take_back(trading, row, CHANGED, now)
 
     results = await asyncio.gather(*(one(row) for row in rows), return_exceptions=True)
     for result in results:

@@ -47,6 +47,8 @@ class OrderHints:
                 await reconcile(self._desk, accounts)
             except (SaudaError, SQLAlchemyError, OSError, TimeoutError) as error:
                 log.warning("hint_not_followed", accounts=len(accounts), error=repr(error))
+            except Exception:
+                log.exception("hints_crashed", accounts=len(accounts))  # the next one is followed all the same
             await asyncio.sleep(GAP_S)
 
 

@@ -262,7 +262,8 @@ async def _answer(
             log.warning("answer_came_late", order=order_id, state=order.state.value, answer=event.value)
             return
         await apply_event(session, order, event, detail, market_now)
-        if event is OrderEventKind.REJECTED:
+        # A guard that is refused is tried twice; it must not be what stops a user's exits.
+        if event is OrderEventKind.REJECTED and order.origin is not OrderOrigin.GUARD:
             await gate_service.halt_after_rejections(session, trading.rules.gate, order)
 
 

@@ -98,7 +98,7 @@ def test_orders_always_leave_a_part_of_each_span_to_cancels(rates: list[Rate]) -
 # ---- where calls leave from
 
 
-@pytest.mark.parametrize("route", ["", "Direct", "10.0.0.1", "ftp://proxy"])
+@pytest.mark.parametrize("route", ["", "Direct", "10.0.0.1", "ftp://proxy", "socks5://proxy"])
 def test_a_route_that_cannot_be_meant_is_refused(route: str) -> None:
     with pytest.raises(ValueError, match=r"EGRESS_ROUTES: 192\.0\.2\.7"):
         Egress({"192.0.2.7": route})

@@ -4,16 +4,17 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from backend.brokers.base import NotPlacedError
 from backend.domain.decide import ExitReason, TradeStatus
 from backend.domain.orders import Intent, OrderState
 from backend.domain.reasons import Reason
-from backend.models import AutoTrade, BrokerAccount, BrokerSession, OrderOrigin, OutboxMessage
-from backend.services import ledger_service
+from backend.models import AutoTrade, BrokerAccount, BrokerSession, Order, OrderOrigin, OutboxMessage
+from backend.services import gate_service, ledger_service
 from backend.services.auto_trading_service import CycleReport, run_cycle
 from backend.services.gather_service import gather_market, gather_users
-from backend.services.guard_service import guard_trades
+from backend.services.guard_service import guard_trades, release_guards
 from backend.services.position_service import watch_positions
 from backend.services.readiness_service import nudge, prepare_lists
 from backend.services.reconcile_service import reconcile
@@ -160,6 +161,39 @@ async def test_a_refused_guard_is_tried_twice_a_day_and_halts_nobody(desk, make_
         await guard_trades(desk.trading)
         desk.market.now += timedelta(minutes=2)
     assert [state for state, _, _ in await guards(desk)] == [OrderState.REJECTED] * 2
+    async with desk.trading.sessions() as session:
+        (order, *_) = (await session.scalars(select(Order).where(Order.origin == OrderOrigin.GUARD))).all()
+        assert await gate_service._rejections_running(session, desk.trading.rules.gate, order) == 0
+
+
+async def test_a_guard_taken_back_for_an_exit_is_not_placed_again_before_it(desk, make_user) -> None:
+    _, trade = await entered(desk, make_user)
+    await guard_trades(desk.trading)
+    desk.market.now += timedelta(minutes=5)
+    await release_guards(desk.trading, [trade.id], desk.market.now)
+    assert [state for state, _, _ in await guards(desk)] == [OrderState.CANCELLED]
+    assert (await guard_trades(desk.trading)).placed == 0
+    desk.market.now += timedelta(minutes=1)
+    assert (await guard_trades(desk.trading)).placed == 1
+
+
+async def test_a_guard_does_not_outlive_its_trade(desk, make_user) -> None:
+    _, trade = await entered(desk, make_user)
+    await guard_trades(desk.trading)
+    async with desk.trading.sessions.begin() as session:
+        closed = {"status": TradeStatus.CLOSED, "closed_at": desk.market.now, "exit_quantity": trade.entry_quantity}
+        await session.execute(update(AutoTrade).values(**closed))
+    assert (await guard_trades(desk.trading)).cancelled == 1
+
+
+async def test_what_was_never_asked_of_the_broker_is_not_unknown(desk, make_user) -> None:
+    account_id = await desk.account(await make_user(symbols=("INFY",)))
+    desk.accesses._vault = None  # the account cannot be opened
+    broken = desk.trading.brokers["zerodha"]
+    desk.accesses._kept.clear()
+    with pytest.raises(NotPlacedError, match="could not be opened"):
+        await broken.cancel(account_id, "1")
+    assert desk.forms() == []
 
 
 # ---- the next morning
