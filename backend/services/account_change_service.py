@@ -72,7 +72,7 @@ async def _enable(session: AsyncSession, connected: Collection[str], account: Br
     await require_broker(session, account.user_id, account.broker)
     if account.broker not in connected:
         raise ConflictError(
-            f"The broker {account.broker} is not connected in this deployment yet: the account stays linked.",
+            f"The broker {account.broker} is not connected in this deployment: the account stays linked.",
             code="broker_not_connected",
         )
     missing = [state.field for state in await states_of(session, account) if state.set_at is None]

@@ -148,7 +148,7 @@ async def with_funds(trading: Trading, accounts: Sequence[BrokerAccount]) -> lis
 def _funds(account: BrokerAccount, snapshots: Mapping[int, AccountSnapshot | BrokerError]) -> AccountFunds:
     snapshot = snapshots.get(account.id)
     if snapshot is None:
-        return AccountFunds(account, None, f"the broker {account.broker} is not connected in this deployment yet")
+        return AccountFunds(account, None, f"the broker {account.broker} is not connected in this deployment")
     if isinstance(snapshot, BrokerError):
         return AccountFunds(account, None, snapshot.detail)
     return AccountFunds(account, snapshot, None)

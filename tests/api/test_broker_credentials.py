@@ -46,7 +46,7 @@ async def linked(gateway: Gateway, user: Someone, broker: str = "zerodha") -> st
     assert reply.status_code == 201, reply.text
     account = reply.json()["account"]
     assert (account["status"], account["is_primary"], account["cash"]) == ("disabled", False, None)
-    assert "not connected in this deployment yet" in account["problem"]
+    assert "not connected in this deployment" in account["problem"]
     return f"/v1/broker-accounts/{account['id']}"
 
 
